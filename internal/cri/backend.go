@@ -1,0 +1,80 @@
+package cri
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"gantry/internal/engine"
+	"gantry/internal/pod"
+)
+
+// Pods is the slice of lifecycle that serves sandboxes. Ids are full ids or unambiguous prefixes.
+// Snapshots are shared: they are read, never changed.
+type Pods interface {
+	RunPod(ctx context.Context, spec *pod.SandboxSpec) (id string, err error)
+	StopPod(ctx context.Context, id string) error
+	RemovePod(ctx context.Context, id string) error
+	Pod(ctx context.Context, id string) (*pod.Sandbox, error)
+	Pods(ctx context.Context) []*pod.Sandbox
+}
+
+// Containers is the slice of lifecycle that serves containers.
+type Containers interface {
+	CreateContainer(ctx context.Context, podID string, spec *pod.ContainerSpec) (id string, err error)
+	StartContainer(ctx context.Context, id string) error
+	// StopContainer sends the stop signal, waits for grace and kills. Zero kills at once.
+	StopContainer(ctx context.Context, id string, grace time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error
+	UpdateContainer(ctx context.Context, id string, r *pod.Resources) error
+}
+
+// ContainerViews answers about containers from memory.
+type ContainerViews interface {
+	Container(ctx context.Context, id string) (*pod.Container, error)
+	Containers(ctx context.Context) []*pod.Container
+	ContainerStats(ctx context.Context, id string) (*engine.Stats, error)
+}
+
+// Streams is the slice of lifecycle that moves bytes.
+type Streams interface {
+	// ExecSync runs args until they end or timeout (0: no limit) has passed (errdefs.ErrDeadlineExceeded-like:
+	// context.DeadlineExceeded wrapped). Output beyond the bound is discarded and counted in Discarded.
+	ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*ExecResult, error)
+	Exec(ctx context.Context, id string, req *engine.Exec) (exitCode int32, err error)
+	Attach(ctx context.Context, id string, s engine.IO) error
+	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
+	ReopenLog(ctx context.Context, id string) error
+}
+
+// ExecResult is what ExecSync saw.
+type ExecResult struct {
+	Stdout    []byte
+	Stderr    []byte
+	ExitCode  int32
+	Discarded int64 // bytes beyond the bound
+}
+
+// Images is the one namespace over all image stores.
+type Images interface {
+	// PullImage pulls into the store of the engine that podUID's sandbox is on, else of the default engine.
+	PullImage(ctx context.Context, podUID string, p *pod.Pull) (id string, err error)
+	Image(ctx context.Context, ref string) (*pod.Image, error)
+	ListImages(ctx context.Context) ([]*pod.Image, error)
+	RemoveImage(ctx context.Context, ref string) error
+	ImageUsage(ctx context.Context) (images, layers []pod.Usage, err error)
+}
+
+// Node is what Status and RuntimeConfig report.
+type Node interface {
+	Status(ctx context.Context) (*NodeStatus, error)
+}
+
+// NodeStatus is what was checked just now. A nil error means ready.
+type NodeStatus struct {
+	Runtime       error
+	Network       error
+	Handlers      []string // "" is the default one
+	SystemdCgroup bool
+	Verbose       map[string]string
+}

@@ -1,0 +1,175 @@
+package pod
+
+import "time"
+
+// ContainerSpec is what the client asked for. It never changes after CreateContainer accepted it,
+// but for Resources, which UpdateContainerResources replaces.
+type ContainerSpec struct {
+	Key     Key    `json:"key"`
+	Sandbox Key    `json:"sandbox"`
+	Name    string `json:"name"`
+	Attempt uint32 `json:"attempt,omitempty"`
+	// ImageID is the store's id of the image; ImageName is what the user wrote in the pod.
+	ImageID    string            `json:"imageID"`
+	ImageName  string            `json:"imageName,omitempty"`
+	Command    []string          `json:"command,omitempty"` // replaces the image's entrypoint
+	Args       []string          `json:"args,omitempty"`    // replaces the image's cmd
+	WorkingDir string            `json:"workingDir,omitempty"`
+	Env        []Var             `json:"env,omitempty"`
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	Devices    []Device          `json:"devices,omitempty"`
+	CDIDevices []string          `json:"cdiDevices,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	// Annotations as the kubelet gave them; no state is kept in them.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	LogPath     string            `json:"logPath,omitempty"` // absolute; "" when nothing is to be logged
+	LogName     string            `json:"logName,omitempty"` // as given, relative to the sandbox's log directory
+	Stdin       bool              `json:"stdin,omitempty"`
+	StdinOnce   bool              `json:"stdinOnce,omitempty"`
+	TTY         bool              `json:"tty,omitempty"`
+	Resources   Resources         `json:"resources"`
+	Namespaces  Namespaces        `json:"namespaces"`
+	Security    Security          `json:"security"`
+	StopSignal  string            `json:"stopSignal,omitempty"` // "SIGUSR1"; "" is the image's, else SIGTERM
+}
+
+// Var is one environment variable. Order matters: the last of a name wins.
+type Var struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Propagation of a mount (CRI MountPropagation).
+type Propagation string
+
+// The mount propagations of the CRI.
+const (
+	PropagationPrivate         Propagation = "private"
+	PropagationHostToContainer Propagation = "rslave"
+	PropagationBidirectional   Propagation = "rshared"
+)
+
+// Mount is a bind mount of HostPath, or of an image when Image is not empty.
+type Mount struct {
+	ContainerPath     string      `json:"containerPath"`
+	HostPath          string      `json:"hostPath,omitempty"`
+	Image             string      `json:"image,omitempty"`
+	ImageSubPath      string      `json:"imageSubPath,omitempty"`
+	Propagation       Propagation `json:"propagation,omitempty"`
+	Options           []string    `json:"options,omitempty"` // CRI mount_options
+	UIDs              []IDMapping `json:"uids,omitempty"`
+	GIDs              []IDMapping `json:"gids,omitempty"`
+	ReadOnly          bool        `json:"readOnly,omitempty"`
+	RecursiveReadOnly bool        `json:"recursiveReadOnly,omitempty"`
+	SELinuxRelabel    bool        `json:"selinuxRelabel,omitempty"`
+}
+
+// Device passes a node's device; Permissions is a subset of "rwm".
+type Device struct {
+	ContainerPath string `json:"containerPath"`
+	HostPath      string `json:"hostPath"`
+	Permissions   string `json:"permissions"`
+}
+
+// Resources are a container's limits (CRI LinuxContainerResources). Zero means "not set" for every
+// number but OOMScoreAdj and MemorySwapLimit's -1 (unlimited).
+type Resources struct {
+	CPUPeriod       int64             `json:"cpuPeriod,omitempty"`       // µs
+	CPUQuota        int64             `json:"cpuQuota,omitempty"`        // µs a period; <0 unlimited
+	CPUShares       int64             `json:"cpuShares,omitempty"`       // v1 shares, 2..262144
+	MemoryLimit     int64             `json:"memoryLimit,omitempty"`     // bytes
+	MemorySwapLimit int64             `json:"memorySwapLimit,omitempty"` // bytes, memory + swap
+	OOMScoreAdj     int64             `json:"oomScoreAdj,omitempty"`
+	CPUSetCPUs      string            `json:"cpusetCPUs,omitempty"`
+	CPUSetMems      string            `json:"cpusetMems,omitempty"`
+	HugepageLimits  []HugepageLimit   `json:"hugepageLimits,omitempty"`
+	Unified         map[string]string `json:"unified,omitempty"`
+}
+
+// HugepageLimit bounds one page size, written as in "2MB" or "1GB".
+type HugepageLimit struct {
+	PageSize string `json:"pageSize"`
+	Limit    uint64 `json:"limit"` // bytes
+}
+
+// ProfileKind says where a seccomp or AppArmor profile comes from.
+type ProfileKind string
+
+// The kinds of security profile in the CRI.
+const (
+	ProfileRuntimeDefault ProfileKind = "runtime-default"
+	ProfileUnconfined     ProfileKind = "unconfined"
+	ProfileLocalhost      ProfileKind = "localhost"
+)
+
+// Profile is a seccomp or AppArmor profile; Ref is a path or a name for ProfileLocalhost.
+type Profile struct {
+	Kind ProfileKind `json:"kind"`
+	Ref  string      `json:"ref,omitempty"`
+}
+
+// SELinux is the four parts of a label.
+type SELinux struct {
+	User  string `json:"user,omitempty"`
+	Role  string `json:"role,omitempty"`
+	Type  string `json:"type,omitempty"`
+	Level string `json:"level,omitempty"`
+}
+
+// Security is the security context of a sandbox or container. Pointers distinguish "not said".
+type Security struct {
+	Privileged         bool    `json:"privileged,omitempty"`
+	RunAsUser          *int64  `json:"runAsUser,omitempty"`
+	RunAsGroup         *int64  `json:"runAsGroup,omitempty"`
+	RunAsUsername      string  `json:"runAsUsername,omitempty"`
+	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
+	// StrictGroups leaves out the groups that the image's /etc/group gives (SupplementalGroupsPolicy Strict).
+	StrictGroups    bool     `json:"strictGroups,omitempty"`
+	ReadOnlyRootfs  bool     `json:"readOnlyRootfs,omitempty"`
+	NoNewPrivileges bool     `json:"noNewPrivileges,omitempty"`
+	AddCaps         []string `json:"addCaps,omitempty"` // without "CAP_"; "ALL" allowed
+	DropCaps        []string `json:"dropCaps,omitempty"`
+	AddAmbientCaps  []string `json:"addAmbientCaps,omitempty"`
+	MaskedPaths     []string `json:"maskedPaths,omitempty"`
+	ReadonlyPaths   []string `json:"readonlyPaths,omitempty"`
+	Seccomp         *Profile `json:"seccomp,omitempty"`  // nil: unconfined, as the CRI says
+	AppArmor        *Profile `json:"apparmor,omitempty"` // nil: the engine's default
+	SELinux         *SELinux `json:"selinux,omitempty"`
+}
+
+// Reasons a container ended, as the kubelet and kubectl show them.
+const (
+	ReasonCompleted = "Completed" // exit code 0
+	ReasonError     = "Error"     // any other exit code
+	ReasonOOMKilled = "OOMKilled"
+	ReasonUnknown   = "Unknown" // nobody saw how it ended; exit code 255
+	ReasonStartFail = "StartError"
+)
+
+// Exit is how a container's main process ended.
+type Exit struct {
+	Code      int32     `json:"code"` // 128+n for signal n
+	At        time.Time `json:"at"`
+	OOMKilled bool      `json:"oomKilled,omitempty"`
+	Unknown   bool      `json:"unknown,omitempty"`
+}
+
+// Container is a container as it is now; like Sandbox, a snapshot that nobody changes.
+type Container struct {
+	Spec       ContainerSpec  `json:"spec"`
+	ID         string         `json:"id"`        // the engine's id, shown by the CRI
+	SandboxID  string         `json:"sandboxID"` // the sandbox's engine id
+	ImageRef   string         `json:"imageRef"`  // equals ImageID and Image.id for one image
+	State      ContainerState `json:"state"`
+	Pid        int            `json:"pid,omitempty"`    // on the node, 0 when not running
+	CgroupPath string         `json:"cgroup,omitempty"` // below the cgroup mount, begins with "/"
+	CreatedAt  time.Time      `json:"createdAt"`
+	StartedAt  time.Time      `json:"startedAt,omitzero"`
+	FinishedAt time.Time      `json:"finishedAt,omitzero"`
+	ExitCode   int32          `json:"exitCode,omitempty"`
+	Reason     string         `json:"reason,omitempty"`
+	Message    string         `json:"message,omitempty"`
+	// StopSignal is what StopContainer sends first: the spec's, else the image's, else SIGTERM.
+	StopSignal string `json:"stopSignal,omitempty"`
+	Step       string `json:"step,omitempty"`
+}
