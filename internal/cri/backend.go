@@ -33,7 +33,7 @@ type Containers interface {
 type ContainerViews interface {
 	Container(ctx context.Context, id string) (*pod.Container, error)
 	Containers(ctx context.Context) []*pod.Container
-	ContainerStats(ctx context.Context, id string) (*engine.Stats, error)
+	ContainerStats(ctx context.Context, id string) (*pod.Stats, error)
 }
 
 // Streams is the slice of lifecycle that moves bytes.

@@ -17,7 +17,6 @@ package engine
 import (
 	"context"
 	"io"
-	"time"
 
 	"gantry/internal/pod"
 )
@@ -211,19 +210,5 @@ type Dialer interface {
 
 // Stater is an optional power: statistics of a container that has no cgroup on the node.
 type Stater interface {
-	Stats(ctx context.Context, key pod.Key) (*Stats, error)
-}
-
-// Stats is a reading of one cgroup, with the time it was taken.
-type Stats struct {
-	At               time.Time
-	CPUUsage         time.Duration
-	MemoryUsage      uint64 // bytes
-	MemoryWorkingSet uint64 // usage less inactive file pages, as the kubelet defines it
-	MemoryRSS        uint64
-	MemoryLimit      uint64 // 0: none
-	PageFaults       uint64
-	MajorPageFaults  uint64
-	SwapUsage        uint64
-	Processes        uint64
+	Stats(ctx context.Context, key pod.Key) (*pod.Stats, error)
 }

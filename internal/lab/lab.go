@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -40,6 +41,8 @@ func outside() int {
 		fmt.Fprintln(os.Stderr, "these tests make namespaces, mounts and containers: they need root")
 		return 1
 	}
+	// Pdeathsig fires when the thread that started the child ends, not the process.
+	runtime.LockOSThread()
 	cmd := again("init")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
