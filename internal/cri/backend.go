@@ -40,19 +40,11 @@ type ContainerViews interface {
 type Streams interface {
 	// ExecSync runs args until they end or timeout (0: no limit) has passed (errdefs.ErrDeadlineExceeded-like:
 	// context.DeadlineExceeded wrapped). Output beyond the bound is discarded and counted in Discarded.
-	ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*ExecResult, error)
+	ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*pod.ExecResult, error)
 	Exec(ctx context.Context, id string, req *engine.Exec) (exitCode int32, err error)
 	Attach(ctx context.Context, id string, s engine.IO) error
 	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
 	ReopenLog(ctx context.Context, id string) error
-}
-
-// ExecResult is what ExecSync saw.
-type ExecResult struct {
-	Stdout    []byte
-	Stderr    []byte
-	ExitCode  int32
-	Discarded int64 // bytes beyond the bound
 }
 
 // Images is the one namespace over all image stores.
@@ -67,14 +59,5 @@ type Images interface {
 
 // Node is what Status and RuntimeConfig report.
 type Node interface {
-	Status(ctx context.Context) (*NodeStatus, error)
-}
-
-// NodeStatus is what was checked just now. A nil error means ready.
-type NodeStatus struct {
-	Runtime       error
-	Network       error
-	Handlers      []string // "" is the default one
-	SystemdCgroup bool
-	Verbose       map[string]string
+	Status(ctx context.Context) (*pod.NodeStatus, error)
 }
