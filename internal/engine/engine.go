@@ -97,11 +97,7 @@ type Created struct {
 }
 
 // User is the identity a container's process was given.
-type User struct {
-	UID    int64
-	GID    int64
-	Groups []int64
-}
+type User = pod.User
 
 // Signal is a signal for a container. All sends it to every process in the container's cgroup.
 type Signal struct {

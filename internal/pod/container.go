@@ -154,6 +154,13 @@ type Exit struct {
 	Unknown   bool      `json:"unknown,omitempty"`
 }
 
+// User is the identity that a container's main process was given.
+type User struct {
+	UID    int64   `json:"uid"`
+	GID    int64   `json:"gid"`
+	Groups []int64 `json:"groups,omitempty"`
+}
+
 // Container is a container as it is now; like Sandbox, a snapshot that nobody changes.
 type Container struct {
 	Spec       ContainerSpec  `json:"spec"`
@@ -169,6 +176,8 @@ type Container struct {
 	ExitCode   int32          `json:"exitCode,omitempty"`
 	Reason     string         `json:"reason,omitempty"`
 	Message    string         `json:"message,omitempty"`
+	// User is who the main process runs as; nil where the engine did not say.
+	User *User `json:"user,omitempty"`
 	// StopSignal is what StopContainer sends first: the spec's, else the image's, else SIGTERM.
 	StopSignal string `json:"stopSignal,omitempty"`
 	Step       string `json:"step,omitempty"`

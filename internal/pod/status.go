@@ -8,11 +8,19 @@ type ExecResult struct {
 	Discarded int64 // bytes beyond the bound
 }
 
+// HandlerFeatures is what a runtime handler offers beyond the base (CRI RuntimeHandlerFeatures).
+type HandlerFeatures struct {
+	RecursiveReadOnlyMounts bool
+	UserNamespaces          bool
+}
+
 // NodeStatus is what was checked just now. A nil error means ready.
 type NodeStatus struct {
 	Runtime       error
 	Network       error
 	Handlers      []string // "" is the default one
+	// Features tells, by handler, what it can do; a handler that is missing here has none of them.
+	Features      map[string]HandlerFeatures
 	SystemdCgroup bool
 	Verbose       map[string]string
 }
