@@ -16,9 +16,9 @@ type HandlerFeatures struct {
 
 // NodeStatus is what was checked just now. A nil error means ready.
 type NodeStatus struct {
-	Runtime       error
-	Network       error
-	Handlers      []string // "" is the default one
+	Runtime  error
+	Network  error
+	Handlers []string // "" is the default one
 	// Features tells, by handler, what it can do; a handler that is missing here has none of them.
 	Features      map[string]HandlerFeatures
 	SystemdCgroup bool
