@@ -1,0 +1,156 @@
+// Package config holds every option of the server: its default, its name in the configuration file,
+// its flag, and what values it may have. It constructs nothing.
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultFile is read when it exists and no other file is named.
+const DefaultFile = "/etc/gantry/config.toml"
+
+// Options are the server's options. The comments of the fields are printed by `gantry config`.
+type Options struct {
+	Listen string `toml:"listen" comment:"Unix socket of the CRI server."`
+	Root   string `toml:"root" comment:"Images, writable layers and the journal: what survives a reboot."`
+	State  string `toml:"state" comment:"Sockets, streams and mounts: what a reboot may forget. On tmpfs, or it gets one of its own."`
+	Engine string `toml:"engine" comment:"What runs the pods whose RuntimeClass names no other handler."`
+
+	Log       Log       `toml:"log"`
+	Runtime   Runtime   `toml:"runtime"`
+	Cgroup    Cgroup    `toml:"cgroup"`
+	Keeper    Keeper    `toml:"keeper"`
+	Images    Images    `toml:"images"`
+	Network   Network   `toml:"network"`
+	Streaming Streaming `toml:"streaming"`
+	Metrics   Metrics   `toml:"metrics"`
+}
+
+// Log is how the server logs.
+type Log struct {
+	Level  string `toml:"level" comment:"debug, info, warn or error."`
+	Format string `toml:"format" comment:"text or json, a line an event on standard error."`
+}
+
+// Runtime names the OCI runtimes; each is a RuntimeClass handler of the same name.
+type Runtime struct {
+	Default string            `toml:"default" comment:"Runtime of pods that name no handler; empty: crun where it is found, else runc."`
+	Paths   map[string]string `toml:"paths" comment:"Handler = binary. crun and runc are found on PATH where they are not named here."`
+}
+
+// Cgroup is how pods' cgroups are made.
+type Cgroup struct {
+	Driver string `toml:"driver" comment:"cgroupfs or systemd; the kubelet asks for it and follows."`
+}
+
+// Keeper is the process that holds the containers' streams.
+type Keeper struct {
+	Binary string `toml:"binary" comment:"gantry-keeper; empty: beside the gantry binary, else on PATH."`
+}
+
+// Images is where images come from.
+type Images struct {
+	CertsDir string   `toml:"certs_dir" comment:"Registries' mirrors and certificates: <host>/hosts.toml, as containerd reads them."`
+	Pinned   []string `toml:"pinned" comment:"Images that garbage collection must spare."`
+}
+
+// Network is how pods are connected.
+type Network struct {
+	Mode       string   `toml:"mode" comment:"cni or builtin."`
+	NetNSDir   string   `toml:"netns_dir" comment:"Where network namespaces are pinned; ip netns expects /var/run/netns."`
+	CNIConfDir string   `toml:"cni_conf_dir" comment:"CNI configurations, watched; the first valid one in lexical order is used."`
+	CNIBinDirs []string `toml:"cni_bin_dirs" comment:"CNI plugins, searched in this order."`
+	Builtin    Builtin  `toml:"builtin"`
+}
+
+// Builtin are the options of the builtin network.
+type Builtin struct {
+	Bridge  string   `toml:"bridge" comment:"Name of the bridge, made when the first pod comes."`
+	Subnets []string `toml:"subnets" comment:"Pod addresses: one IPv4 network, one IPv6 network, or both."`
+	MTU     int      `toml:"mtu" comment:"0: the kernel's default."`
+}
+
+// Streaming is the HTTP server of exec, attach and port-forward.
+type Streaming struct {
+	Listen string `toml:"listen" comment:"host:port; port 0 takes a free one. The kubelet connects to it, nobody else should reach it."`
+}
+
+// Metrics is the HTTP server of /metrics and /healthz.
+type Metrics struct {
+	Listen string `toml:"listen" comment:"host:port; empty: no such server."`
+}
+
+// Default returns the options of a server that was told nothing.
+func Default() Options {
+	return Options{
+		Listen:  "unix:///run/gantry/gantry.sock",
+		Root:    "/var/lib/gantry",
+		State:   "/run/gantry",
+		Engine:  "native",
+		Log:     Log{Level: "info", Format: "text"},
+		Runtime: Runtime{Paths: map[string]string{}},
+		Cgroup:  Cgroup{Driver: "cgroupfs"},
+		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}},
+		Network: Network{
+			Mode:       "cni",
+			NetNSDir:   "/var/run/netns",
+			CNIConfDir: "/etc/cni/net.d",
+			CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
+			Builtin: Builtin{
+				Bridge:  "gantry0",
+				Subnets: []string{"10.85.0.0/16", "fd85:6761:6e74::/64"},
+			},
+		},
+		Streaming: Streaming{Listen: "127.0.0.1:0"},
+	}
+}
+
+// Finder looks for programs: exec.LookPath, and the directory of the running binary.
+type Finder struct {
+	LookPath func(name string) (string, error)
+	SelfDir  string
+}
+
+// Resolve fills in what depends on the machine: runtimes on PATH, the default one, the keeper. What
+// is not found stays empty.
+func (o *Options) Resolve(f Finder) {
+	paths := make(map[string]string, len(o.Runtime.Paths)+2)
+	for _, name := range []string{"crun", "runc"} {
+		if p, err := f.LookPath(name); err == nil {
+			paths[name] = p
+		}
+	}
+	for name, p := range o.Runtime.Paths {
+		paths[name] = p
+	}
+	o.Runtime.Paths = paths
+	for _, name := range []string{"crun", "runc"} {
+		if _, ok := paths[name]; ok && o.Runtime.Default == "" {
+			o.Runtime.Default = name
+		}
+	}
+	if o.Keeper.Binary != "" {
+		return
+	}
+	for _, name := range []string{filepath.Join(f.SelfDir, "gantry-keeper"), "gantry-keeper"} {
+		if p, err := f.LookPath(name); err == nil {
+			o.Keeper.Binary = p
+			return
+		}
+	}
+}
+
+// TOML writes the options as a configuration file that reads back as the same options.
+func (o *Options) TOML() ([]byte, error) {
+	var buf bytes.Buffer
+	enc := toml.NewEncoder(&buf)
+	enc.SetIndentTables(false)
+	if err := enc.Encode(o); err != nil {
+		return nil, fmt.Errorf("write options as TOML: %w", err)
+	}
+	return buf.Bytes(), nil
+}

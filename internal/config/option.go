@@ -1,0 +1,141 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// option is one line of the table that ties a key of the file to its flag and to its legal values.
+type option struct {
+	key   string // as in the file, with dots between tables
+	flag  string // "" when it has none
+	kind  string // shown after the flag
+	usage string
+	get   func(*Options) value
+	check func(*Options) error // nil when every value is legal
+}
+
+// value is a field of Options that a flag may set. Set's first says that it is the first of its
+// flag: a list then replaces what the file said.
+type value interface {
+	Set(s string, first bool) error
+	String() string
+}
+
+type text struct{ p *string }
+
+func (v text) Set(s string, _ bool) error { *v.p = s; return nil }
+func (v text) String() string             { return *v.p }
+
+type number struct{ p *int }
+
+func (v number) String() string { return strconv.Itoa(*v.p) }
+func (v number) Set(s string, _ bool) error {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return fmt.Errorf("%q is not a number", s)
+	}
+	*v.p = n
+	return nil
+}
+
+type list struct{ p *[]string }
+
+func (v list) String() string { return strings.Join(*v.p, ",") }
+func (v list) Set(s string, first bool) error {
+	if first {
+		*v.p = nil
+	}
+	*v.p = append(slices.Clip(*v.p), s)
+	return nil
+}
+
+// table adds to what the file said: a flag replaces only the name it gives.
+type table struct{ p *map[string]string }
+
+func (v table) String() string {
+	var pairs []string
+	for _, k := range slices.Sorted(maps.Keys(*v.p)) {
+		pairs = append(pairs, k+"="+(*v.p)[k])
+	}
+	return strings.Join(pairs, ",")
+}
+
+func (v table) Set(s string, _ bool) error {
+	name, path, ok := strings.Cut(s, "=")
+	if !ok || name == "" || path == "" {
+		return fmt.Errorf("%q is not NAME=PATH", s)
+	}
+	m := maps.Clone(*v.p)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[name] = path
+	*v.p = m
+	return nil
+}
+
+// options is the table, in the order of the file.
+func options() []option {
+	return slices.Concat(serverOptions(), runtimeOptions(), networkOptions())
+}
+
+func serverOptions() []option {
+	return []option{
+		{"listen", "listen", "unix:///PATH", "Unix socket of the CRI server",
+			func(o *Options) value { return text{&o.Listen} }, func(o *Options) error { return unixURL(o.Listen) }},
+		{"root", "root", "DIR", "images, writable layers and the journal",
+			func(o *Options) value { return text{&o.Root} }, func(o *Options) error { return absolute(o.Root) }},
+		{"state", "state", "DIR", "sockets, streams and mounts: what a reboot may forget",
+			func(o *Options) value { return text{&o.State} }, checkState},
+		{"engine", "engine", "NAME", "engine of pods: native",
+			func(o *Options) value { return text{&o.Engine} }, func(o *Options) error { return oneOf(o.Engine, "native") }},
+		{"log.level", "log-level", "LEVEL", "debug, info, warn or error",
+			func(o *Options) value { return text{&o.Log.Level} }, func(o *Options) error { return oneOf(o.Log.Level, "debug", "info", "warn", "error") }},
+		{"log.format", "log-format", "FORMAT", "text or json",
+			func(o *Options) value { return text{&o.Log.Format} }, func(o *Options) error { return oneOf(o.Log.Format, "text", "json") }},
+		{"streaming.listen", "streaming-listen", "HOST:PORT", "address of exec, attach and port-forward",
+			func(o *Options) value { return text{&o.Streaming.Listen} }, func(o *Options) error { return hostPort(o.Streaming.Listen) }},
+		{"metrics.listen", "metrics-listen", "HOST:PORT", "address of /metrics and /healthz; empty for none",
+			func(o *Options) value { return text{&o.Metrics.Listen} }, checkMetrics},
+	}
+}
+
+func runtimeOptions() []option {
+	return []option{
+		{"runtime.default", "default-runtime", "NAME", "runtime of pods that name no handler (default crun where it is found, else runc)",
+			func(o *Options) value { return text{&o.Runtime.Default} }, checkDefaultRuntime},
+		{"runtime.paths", "runtime", "NAME=PATH", "an OCI runtime and handler; may be repeated (default crun and runc on PATH)",
+			func(o *Options) value { return table{&o.Runtime.Paths} }, checkRuntimes},
+		{"cgroup.driver", "cgroup-driver", "DRIVER", "cgroupfs or systemd",
+			func(o *Options) value { return text{&o.Cgroup.Driver} }, func(o *Options) error { return oneOf(o.Cgroup.Driver, "cgroupfs", "systemd") }},
+		{"keeper.binary", "keeper", "PATH", "gantry-keeper (default beside the gantry binary, else on PATH)",
+			func(o *Options) value { return text{&o.Keeper.Binary} }, func(o *Options) error { return optional(o.Keeper.Binary, absolute) }},
+		{"images.certs_dir", "certs-dir", "DIR", "registries' <host>/hosts.toml",
+			func(o *Options) value { return text{&o.Images.CertsDir} }, func(o *Options) error { return absolute(o.Images.CertsDir) }},
+		{"images.pinned", "pinned-image", "REF", "an image that garbage collection must spare; may be repeated",
+			func(o *Options) value { return list{&o.Images.Pinned} }, func(o *Options) error { return each(o.Images.Pinned, imageRef) }},
+	}
+}
+
+func networkOptions() []option {
+	return []option{
+		{"network.mode", "network", "MODE", "cni or builtin",
+			func(o *Options) value { return text{&o.Network.Mode} }, func(o *Options) error { return oneOf(o.Network.Mode, "cni", "builtin") }},
+		{"network.netns_dir", "netns-dir", "DIR", "where network namespaces are pinned",
+			func(o *Options) value { return text{&o.Network.NetNSDir} }, func(o *Options) error { return absolute(o.Network.NetNSDir) }},
+		{"network.cni_conf_dir", "cni-conf-dir", "DIR", "CNI configurations",
+			func(o *Options) value { return text{&o.Network.CNIConfDir} }, func(o *Options) error { return absolute(o.Network.CNIConfDir) }},
+		{"network.cni_bin_dirs", "cni-bin-dir", "DIR", "CNI plugins; may be repeated",
+			func(o *Options) value { return list{&o.Network.CNIBinDirs} }, func(o *Options) error { return each(o.Network.CNIBinDirs, absolute) }},
+		{"network.builtin.bridge", "bridge", "NAME", "bridge of the builtin network",
+			func(o *Options) value { return text{&o.Network.Builtin.Bridge} }, func(o *Options) error { return interfaceName(o.Network.Builtin.Bridge) }},
+		{"network.builtin.subnets", "subnet", "CIDR", "pod addresses of the builtin network; may be repeated",
+			func(o *Options) value { return list{&o.Network.Builtin.Subnets} }, func(o *Options) error { return subnets(o.Network.Builtin.Subnets) }},
+		{"network.builtin.mtu", "mtu", "BYTES", "MTU of the builtin network; 0 for the kernel's",
+			func(o *Options) value { return number{&o.Network.Builtin.MTU} }, checkMTU},
+	}
+}
