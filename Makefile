@@ -1,0 +1,115 @@
+# gantry: build, test, try out. `make` alone prints what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X gantry/internal/config.Version=$(VERSION)'
+TOOLS := $(CURDIR)/.cache/bin
+GOLANGCI_VERSION := v2.15.0
+
+# Rounds of random kills: `make test` does a few, `make faults` many.
+ROUNDS ?= 40
+KILLS ?= 1000
+FUZZTIME ?= 20s
+
+export GANTRY_BIN := $(CURDIR)/bin
+export GANTRY_TOOLS := $(TOOLS)
+
+##@ Build
+
+.PHONY: build
+build: ## leave bin/gantry and bin/gantry-keeper
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/ ./cmd/gantry ./cmd/gantry-keeper
+
+.PHONY: clean
+clean: ## remove what the targets made
+	rm -rf bin .cache
+
+##@ Try out
+
+.PHONY: demo
+demo: deps build $(TOOLS)/labregistry $(TOOLS)/leftovers ## pull, run, reach, read, exec in and remove a pod
+	hack/lab hack/demo
+
+.PHONY: shell
+shell: deps build $(TOOLS)/crictl $(TOOLS)/labregistry ## a shell in network, mount and process namespaces of its own
+	PATH=$(CURDIR)/bin:$(TOOLS):$$PATH hack/lab bash
+
+##@ Test (as root; everything runs in private namespaces)
+
+.PHONY: test
+test: deps build tools vet unit e2e crash-quick ## everything that must pass before a change lands
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: unit
+unit: deps ## the packages' own tests
+	go test -timeout 15m ./internal/... ./cmd/...
+
+.PHONY: e2e
+e2e: deps build tools ## the real server, crictl and a registry
+	go test -timeout 15m -p 1 $$(go list ./test/... | grep -v /test/crash)
+
+.PHONY: crash-quick
+crash-quick: deps build tools
+	go test -timeout 15m ./test/crash
+
+.PHONY: faults
+faults: deps build tools ## kill server, worker and both at random moments, ROUNDS times
+	GANTRY_CRASH_ROUNDS=$(ROUNDS) go test -timeout 60m -count=1 -v ./test/crash
+
+.PHONY: crash
+crash: deps build ## kill the keeper's worker at full log speed, KILLS times
+	GANTRY_CRASH_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run Kill ./internal/keeper/...
+
+.PHONY: race
+race: deps build tools ## the packages' own tests under the race detector
+	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./cmd/...
+
+.PHONY: fuzz
+fuzz: deps ## every fuzz target for FUZZTIME
+	hack/fuzz $(FUZZTIME)
+
+.PHONY: check
+check: lint test ## lint and test
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## golangci-lint with the project's rules
+	$(TOOLS)/golangci-lint run ./...
+
+##@ What the others need
+
+.PHONY: deps
+deps: ## install what is missing of the Debian packages the tests use
+	hack/install-deps
+
+.PHONY: tools
+tools: $(TOOLS)/crictl
+
+$(TOOLS)/crictl: test/tools/go.sum
+	cd test/tools && CGO_ENABLED=0 go build -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/crictl
+
+$(TOOLS)/critest: test/tools/go.sum
+	cd test/tools && CGO_ENABLED=0 go test -c -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/critest
+
+# The version is in the name, so that a new pin is built and an old one is never used by mistake.
+$(TOOLS)/golangci-lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+	ln -sf $(notdir $<) $@
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_VERSION):
+	GOBIN=$(TOOLS)/new CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/new/golangci-lint $@
+
+.PHONY: $(TOOLS)/labregistry $(TOOLS)/leftovers
+$(TOOLS)/labregistry:
+	CGO_ENABLED=0 go build -o $@ ./test/labregistry
+
+$(TOOLS)/leftovers:
+	CGO_ENABLED=0 go build -o $@ ./test/leftovers/cmd
+
+.PHONY: help
+help: ## print this
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
