@@ -203,7 +203,7 @@ func (s *Store) each(kind string, l *Loaded, take func(*record) bool) error {
 			continue
 		}
 		r, err := read(path)
-		if err == nil && (!take(r) || string(r.key())+suffix != e.Name()) {
+		if err == nil && (string(r.key())+suffix != e.Name() || !take(r)) {
 			err = fmt.Errorf("not the record that its name says: %w", errdefs.ErrDataLoss)
 		}
 		if err != nil {

@@ -131,17 +131,6 @@ func TestKeysThatArePathsAreRefused(t *testing.T) {
 	}
 }
 
-func TestFullDiskIsResourceExhausted(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir, "b")
-	if err := os.RemoveAll(filepath.Join(dir, "pods")); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.PutPod(sandbox("p")); err == nil || errdefs.IsResourceExhausted(err) {
-		t.Errorf("write without a directory: %v; want an error of another class", err)
-	}
-}
-
 func TestBootID(t *testing.T) {
 	id, err := store.BootID()
 	if err != nil || len(id) != 36 {
