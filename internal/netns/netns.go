@@ -1,0 +1,214 @@
+// Package netns makes the namespaces that the containers of a pod share (network, IPC and UTS) and
+// keeps them alive without a process, by bind mounts. It also runs functions inside a network
+// namespace, on threads that are thrown away: no thread of the program ever changes its namespaces.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Spec says which namespaces to make and where to pin each. An empty path leaves the node's.
+type Spec struct {
+	Net string
+	IPC string
+	UTS string
+	// Hostname is set in the new UTS namespace; it needs UTS.
+	Hostname string
+	// Sysctls are namespaced kernel parameters, with dots or slashes, set before anything is pinned.
+	Sysctls map[string]string
+}
+
+// Create makes the namespaces, prepares them (hostname, loopback up, sysctls) and pins them. A file
+// that exists where a namespace is to be pinned is replaced. Net is pinned last, so that a pinned
+// network namespace means that all of it was done. On an error nothing stays pinned.
+//
+// A sysctl that is not namespaced, or belongs to a namespace that is not made, is
+// errdefs.ErrInvalidArgument.
+func Create(s Spec) error {
+	if err := checkSysctls(s); err != nil {
+		return err
+	}
+	flags := 0
+	for _, p := range s.pins() {
+		flags |= p.flag
+	}
+	if flags == 0 {
+		return nil
+	}
+	return onThread(func() error {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("make namespaces: %w", err)
+		}
+		if err := prepare(s); err != nil {
+			return err
+		}
+		return pinAll(s.pins())
+	})
+}
+
+// Remove unpins every namespace of s, busy or not; the kernel frees one when its last process is
+// gone. What is absent is no error.
+func Remove(s Spec) error {
+	var errs []error
+	for _, p := range s.pins() {
+		errs = append(errs, Unpin(p.path))
+	}
+	return errors.Join(errs...)
+}
+
+// Pinned says whether every namespace of s is pinned.
+func (s Spec) Pinned() bool {
+	for _, p := range s.pins() {
+		if !IsPinned(p.path) {
+			return false
+		}
+	}
+	return true
+}
+
+// IsPinned says whether a namespace is mounted at path.
+func IsPinned(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// Unpin removes the namespace mounted at path, and the file below it. Absent is no error.
+func Unpin(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("unpin namespace %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin namespace: %w", err)
+	}
+	return nil
+}
+
+// Do runs fn inside the network namespace at path and returns its error. It runs on a thread of its
+// own that ends with it: processes and sockets that fn itself makes are in the namespace, those of
+// goroutines that it starts are not. An absent namespace is errdefs.ErrNotFound.
+func Do(path string, fn func() error) error {
+	ns, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("network namespace %s: %w", path, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = ns.Close() }()
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
+		}
+		return fn()
+	})
+}
+
+// pin is one namespace of a Spec. name is its entry in /proc/thread-self/ns.
+type pin struct {
+	path string
+	name string
+	flag int
+}
+
+func (s Spec) pins() []pin {
+	all := []pin{
+		{s.IPC, "ipc", unix.CLONE_NEWIPC},
+		{s.UTS, "uts", unix.CLONE_NEWUTS},
+		{s.Net, "net", unix.CLONE_NEWNET},
+	}
+	var wanted []pin
+	for _, p := range all {
+		if p.path != "" {
+			wanted = append(wanted, p)
+		}
+	}
+	return wanted
+}
+
+func prepare(s Spec) error {
+	if s.UTS != "" && s.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", s.Hostname, err)
+		}
+	}
+	if s.Net != "" {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("loopback up: %w", err)
+		}
+	}
+	return applySysctls(s.Sysctls)
+}
+
+func loopbackUp() error {
+	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(sock) }()
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(sock, unix.SIOCSIFFLAGS, lo)
+}
+
+func pinAll(pins []pin) error {
+	for i, p := range pins {
+		if err := pinThread(p); err != nil {
+			for _, done := range pins[:i+1] {
+				err = errors.Join(err, Unpin(done.path))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func pinThread(p pin) error {
+	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
+		return fmt.Errorf("pin %s namespace: %w", p.name, err)
+	}
+	if err := Unpin(p.path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(p.path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("pin %s namespace: %w", p.name, err)
+	}
+	_ = f.Close()
+	if err := unix.Mount("/proc/thread-self/ns/"+p.name, p.path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s namespace at %s: %w", p.name, p.path, err)
+	}
+	return nil
+}
+
+// onThread runs fn on a thread that ends with it. The main thread is never taken: it stands for the
+// whole process in /proc.
+func onThread(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread()
+			result <- onThread(fn)
+			return
+		}
+		result <- fn()
+	}()
+	return <-result
+}

@@ -1,0 +1,84 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// sysctlRoot shows each thread the parameters of its own namespaces (proc_sys(5)).
+const sysctlRoot = "/proc/sys"
+
+// checkSysctls refuses what would change the node: parameters that no namespace owns, or whose
+// namespace is the node's. The list is the one of the Kubernetes documentation.
+func checkSysctls(s Spec) error {
+	for _, name := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		path, err := sysctlPath(name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(path, "net/"):
+			if s.Net == "" {
+				return fmt.Errorf("sysctl %s needs a network namespace of the pod's own: %w", name, errdefs.ErrInvalidArgument)
+			}
+		case ofIPC(path):
+			if s.IPC == "" {
+				return fmt.Errorf("sysctl %s needs an IPC namespace of the pod's own: %w", name, errdefs.ErrInvalidArgument)
+			}
+		default:
+			return fmt.Errorf("sysctl %s is not namespaced: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+func ofIPC(path string) bool {
+	return path == "kernel/sem" || strings.HasPrefix(path, "kernel/shm") ||
+		strings.HasPrefix(path, "kernel/msg") || strings.HasPrefix(path, "fs/mqueue/")
+}
+
+// sysctlPath turns a name into a path below /proc/sys. The separator that comes first is the
+// separator; the other one then stands for itself, as in sysctl.d(5).
+func sysctlPath(name string) (string, error) {
+	path := name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		path = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, name)
+	}
+	if !filepath.IsLocal(path) || filepath.Clean(path) != path {
+		return "", fmt.Errorf("sysctl %q is not a name: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return path, nil
+}
+
+func applySysctls(sysctls map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+		path, err := sysctlPath(name)
+		if err != nil {
+			return err
+		}
+		err = os.WriteFile(filepath.Join(sysctlRoot, path), []byte(sysctls[name]), 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sysctl %s does not exist: %w", name, errdefs.ErrInvalidArgument)
+		}
+		if err != nil {
+			return fmt.Errorf("set sysctl %s to %q: %w: %w", name, sysctls[name], errdefs.ErrInvalidArgument, err)
+		}
+	}
+	return nil
+}
