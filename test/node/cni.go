@@ -1,0 +1,36 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// BridgeConf is what most nodes have: bridge, host-local and portmap.
+const BridgeConf = `{
+  "cniVersion": "1.0.0",
+  "name": "labnet",
+  "plugins": [
+    {
+      "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.86.0.0/16"}]],
+        "routes": [{"dst": "0.0.0.0/0"}]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}}
+  ]
+}
+`
+
+// WriteCNI makes dir hold conf as its only configuration.
+func WriteCNI(t testing.TB, dir, conf string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "10-lab.conflist"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

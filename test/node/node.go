@@ -1,0 +1,234 @@
+// Package node runs real servers for tests: the binaries that `make build` leaves, each server with
+// a root, a state directory and a cgroup of its own, inside the machine that internal/lab made.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/lab"
+	"gantry/test/leftovers"
+)
+
+// startTime is how long a server may take until it answers.
+const startTime = 30 * time.Second
+
+// Options are what a test wants of a server.
+type Options struct {
+	Runtime string   // default runtime: "crun" or "runc"; "" leaves the choice to the server
+	Network string   // "cni", "builtin" or "" for builtin
+	CNIConf string   // directory of CNI configurations; "" makes one with Debian's bridge plugin
+	Flags   []string // further flags of gantry serve
+}
+
+// Node is a server and everything it may touch.
+type Node struct {
+	Root   string
+	State  string
+	Logs   string // pod log directories go below it
+	Cgroup string // parent of every pod's cgroup
+	Log    string // the server's own log
+
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+
+	t     testing.TB
+	args  []string
+	serve *exec.Cmd
+	ended chan struct{} // closed when serve was waited for
+}
+
+// Binary returns the path of one of the project's programs, built by the Makefile.
+func Binary(t testing.TB, name string) string {
+	t.Helper()
+	return find(t, "GANTRY_BIN", "bin", name, "make build")
+}
+
+// Tool returns the path of a program the tests use, built by the Makefile.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	return find(t, "GANTRY_TOOLS", ".cache/bin", name, "make tools")
+}
+
+func find(t testing.TB, env, dir, name, target string) string {
+	t.Helper()
+	base := os.Getenv(env)
+	if base == "" {
+		top, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
+		if err != nil {
+			t.Fatalf("find the top of the module: %v", err)
+		}
+		base = filepath.Join(strings.TrimSpace(string(top)), dir)
+	}
+	path := filepath.Join(base, name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is not there: run `%s` first", path, target)
+	}
+	return path
+}
+
+// Start starts a server and waits until it answers. When the test ends, the server and its keeper
+// are stopped and everything below its directories is removed.
+func Start(t testing.TB, o Options) *Node {
+	t.Helper()
+	n := Prepare(t, o)
+	n.Restart()
+	return n
+}
+
+// Prepare makes what Start makes and starts nothing.
+func Prepare(t testing.TB, o Options) *Node {
+	t.Helper()
+	n := &Node{t: t, Cgroup: lab.Cgroup(t)}
+	n.Root = tempDir(t, "/tmp", "gantry-root")
+	n.State = tempDir(t, "/run", "g") // short: a unix socket's path has 107 bytes at most
+	n.Logs = filepath.Join(n.Root, "logs")
+	n.Log = filepath.Join(n.Root, "server.log")
+	if o.Network == "" {
+		o.Network = "builtin"
+	}
+	if o.CNIConf == "" {
+		o.CNIConf = filepath.Join(n.Root, "net.d")
+		WriteCNI(t, o.CNIConf, BridgeConf)
+	}
+	n.args = append([]string{
+		"serve", "--listen", n.Endpoint(), "--root", filepath.Join(n.Root, "lib"), "--state", n.State,
+		"--network", o.Network, "--cni-conf-dir", o.CNIConf, "--cni-bin-dir", "/usr/lib/cni",
+		"--certs-dir", filepath.Join(n.Root, "certs.d"), "--streaming-listen", "127.0.0.1:0", "--log-level", "debug",
+	}, o.Flags...)
+	if o.Runtime != "" {
+		n.args = append(n.args, "--default-runtime", o.Runtime)
+	}
+	conn, err := grpc.NewClient(n.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatalf("client of %s: %v", n.Endpoint(), err)
+	}
+	n.Runtime = runtimeapi.NewRuntimeServiceClient(conn)
+	n.Images = runtimeapi.NewImageServiceClient(conn)
+	t.Cleanup(func() {
+		conn.Close()
+		n.tearDown()
+	})
+	return n
+}
+
+// Endpoint is the server's address.
+func (n *Node) Endpoint() string { return "unix://" + filepath.Join(n.State, "gantry.sock") }
+
+// Scope is everything of this node that a pod could leave something in.
+func (n *Node) Scope() leftovers.Scope {
+	return leftovers.Scope{
+		Dirs:    []string{n.Root, n.State, "/var/lib/cni"},
+		Cgroups: []string{n.Cgroup},
+		Ignore:  []string{n.Log},
+	}
+}
+
+// Restart starts the server, which must not be running, and waits until it answers.
+func (n *Node) Restart() {
+	n.t.Helper()
+	n.start()
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	_, err := n.Runtime.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		n.t.Fatalf("server does not answer: %v\n%s", err, n.LogTail())
+	}
+}
+
+func (n *Node) start() {
+	n.t.Helper()
+	log, err := os.OpenFile(n.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(Binary(n.t, "gantry"), n.args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a ^C is for the test, not for the server
+	if err := cmd.Start(); err != nil {
+		n.t.Fatalf("start server: %v", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	n.serve, n.ended = cmd, ended
+}
+
+// Kill sends SIGKILL to the server and waits until it is gone.
+func (n *Node) Kill() { n.end(syscall.SIGKILL) }
+
+// Stop sends SIGTERM to the server and waits until it is gone.
+func (n *Node) Stop() { n.end(syscall.SIGTERM) }
+
+// Pid is the server's.
+func (n *Node) Pid() int { return n.serve.Process.Pid }
+
+func (n *Node) end(sig syscall.Signal) {
+	n.t.Helper()
+	if n.serve == nil {
+		return
+	}
+	if err := n.serve.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Fatalf("%v to the server: %v", sig, err)
+	}
+	select {
+	case <-n.ended:
+	case <-time.After(startTime):
+		n.t.Fatalf("the server outlived %v\n%s", sig, n.LogTail())
+	}
+	n.serve = nil
+}
+
+// LogTail is the end of the server's log.
+func (n *Node) LogTail() string {
+	data, err := os.ReadFile(n.Log)
+	if err != nil {
+		return err.Error()
+	}
+	const most = 6000
+	if len(data) > most {
+		data = data[len(data)-most:]
+	}
+	return "--- server log\n" + string(data)
+}
+
+// tearDown ends the server, the keeper and whatever the test left, so that the next test starts on
+// a clean machine.
+func (n *Node) tearDown() {
+	if n.t.Failed() {
+		n.t.Log(n.LogTail())
+	}
+	n.end(syscall.SIGKILL)
+	n.killKeeper()
+	killCgroup(n.Cgroup)
+	for _, dir := range []string{n.Root, n.State} {
+		unmountBelow(dir)
+		if err := os.RemoveAll(dir); err != nil {
+			n.t.Logf("remove %s: %v", dir, err)
+		}
+	}
+}
+
+func tempDir(t testing.TB, parent, prefix string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, prefix)
+	if err != nil {
+		t.Fatal(fmt.Errorf("temporary directory: %w", err))
+	}
+	return dir
+}

@@ -1,0 +1,129 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Process is a line of the process table.
+type Process struct {
+	Pid     int
+	Parent  int
+	Command []string
+}
+
+// Processes returns the processes of this PID namespace for which keep says yes.
+func Processes(keep func(Process) bool) []Process {
+	entries, _ := filepath.Glob("/proc/[0-9]*")
+	var all []Process
+	for _, dir := range entries {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || len(cmdline) == 0 {
+			continue
+		}
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		parent, _ := strconv.Atoi(fields[1])
+		p := Process{Pid: pid, Parent: parent, Command: strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")}
+		if keep(p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// Keeper returns the pids of the node's keeper: the holder, and its worker or 0 between two workers.
+func (n *Node) Keeper() (holder, worker int) {
+	keepers := Processes(func(p Process) bool {
+		return filepath.Base(p.Command[0]) == "gantry-keeper" && strings.Contains(strings.Join(p.Command, " "), n.State)
+	})
+	pids := map[int]bool{}
+	for _, p := range keepers {
+		pids[p.Pid] = true
+	}
+	for _, p := range keepers {
+		if pids[p.Parent] {
+			worker = p.Pid
+		} else {
+			holder = p.Pid
+		}
+	}
+	return holder, worker
+}
+
+// KillWorker sends SIGKILL to the keeper's worker and says whether there was one.
+func (n *Node) KillWorker() bool {
+	_, worker := n.Keeper()
+	return worker > 0 && syscall.Kill(worker, syscall.SIGKILL) == nil
+}
+
+func (n *Node) killKeeper() {
+	for range 100 {
+		holder, worker := n.Keeper()
+		if holder == 0 && worker == 0 {
+			return
+		}
+		for _, pid := range []int{holder, worker} {
+			if pid > 0 {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+				waitGone(pid)
+			}
+		}
+	}
+}
+
+// waitGone waits for the end of a process that is no child of ours.
+func waitGone(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((5 * time.Second).Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// killCgroup kills every process in a cgroup and below it, in whichever hierarchy knows it.
+func killCgroup(path string) {
+	mounts, _ := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	for _, m := range mounts {
+		_ = filepath.WalkDir(filepath.Join(m.Mountpoint, path), func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() != "cgroup.procs" {
+				return nil //nolint:nilerr // a cgroup that is gone has no processes
+			}
+			data, _ := os.ReadFile(p)
+			for _, field := range strings.Fields(string(data)) {
+				if pid, _ := strconv.Atoi(field); pid > 1 {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+					waitGone(pid)
+				}
+			}
+			return nil
+		})
+	}
+}
+
+func unmountBelow(dir string) {
+	mounts, _ := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	for _, m := range slices.Backward(mounts) {
+		_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
+	}
+}
