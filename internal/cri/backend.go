@@ -5,6 +5,8 @@ import (
 	"io"
 	"time"
 
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"gantry/internal/engine"
 	"gantry/internal/pod"
 )
@@ -38,8 +40,8 @@ type ContainerViews interface {
 
 // Streams is the slice of lifecycle that moves bytes.
 type Streams interface {
-	// ExecSync runs args until they end or timeout (0: no limit) has passed (errdefs.ErrDeadlineExceeded-like:
-	// context.DeadlineExceeded wrapped). Output beyond the bound is discarded and counted in Discarded.
+	// ExecSync runs args until they end or timeout (0: no limit) has passed and then fails with
+	// context.DeadlineExceeded, wrapped. Output beyond the bound is discarded and counted in Discarded.
 	ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*pod.ExecResult, error)
 	Exec(ctx context.Context, id string, req *engine.Exec) (exitCode int32, err error)
 	Attach(ctx context.Context, id string, s engine.IO) error
@@ -60,4 +62,11 @@ type Images interface {
 // Node is what Status and RuntimeConfig report.
 type Node interface {
 	Status(ctx context.Context) (*pod.NodeStatus, error)
+}
+
+// StreamURLs hands out addresses that can be used once, soon.
+type StreamURLs interface {
+	Exec(req *runtime.ExecRequest) (url string, err error)
+	Attach(req *runtime.AttachRequest) (url string, err error)
+	PortForward(req *runtime.PortForwardRequest) (url string, err error)
 }
