@@ -1,0 +1,169 @@
+package streaming
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// vanishCheck is how often a connection is asked whether its client is still there.
+const vanishCheck = 2 * time.Second
+
+// conn is a connection with a context that ends with it: when it is closed from here, when the
+// client closed it, or when it broke.
+type conn struct {
+	net.Conn
+	ctx    context.Context
+	cancel context.CancelFunc
+	set    *connSet
+}
+
+// Read cancels the context at the end of the client's bytes. A client of these protocols never
+// closes only its half: end of file means that it is gone.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && !isTimeout(err) {
+		c.cancel()
+	}
+	return n, err
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil && !isTimeout(err) {
+		c.cancel()
+	}
+	return n, err
+}
+
+// isTimeout finds the deadlines that net/http sets to interrupt its own reads.
+func isTimeout(err error) bool {
+	ne, ok := err.(net.Error) //nolint:errorlint // net.Conn returns it bare
+	return ok && ne.Timeout()
+}
+
+func (c *conn) Close() error {
+	c.cancel()
+	c.set.remove(c)
+	return c.Conn.Close()
+}
+
+// closeWithin closes the connection after d unless its user does so before.
+func (c *conn) closeWithin(d time.Duration) {
+	t := time.AfterFunc(d, func() { _ = c.Close() })
+	context.AfterFunc(c.ctx, func() { t.Stop() })
+}
+
+// watch ends the context when the client has closed the connection, also while nobody reads: a
+// process that does not take its input stops the reading, and its client may leave meanwhile.
+func (c *conn) watch() {
+	t := time.NewTicker(vanishCheck)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-t.C:
+			if c.hungUp() {
+				c.cancel()
+			}
+		}
+	}
+}
+
+func (c *conn) hungUp() bool {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}} //nolint:gosec // descriptors are small
+		n, perr := unix.Poll(fds, 0)
+		gone = perr == nil && n > 0
+	})
+	return gone || err != nil
+}
+
+// listener makes every accepted connection a conn.
+type listener struct {
+	net.Listener
+	conns *connSet
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &conn{Conn: nc, ctx: ctx, cancel: cancel, set: l.conns}
+	// Where the client is gone, nobody is served by a write that waits for it.
+	context.AfterFunc(ctx, func() { _ = c.Close() })
+	l.conns.add(c)
+	return c, nil
+}
+
+// connSet are the open connections, hijacked or not.
+type connSet struct {
+	mu     sync.Mutex
+	open   map[*conn]struct{} // guarded by mu
+	closed bool               // guarded by mu
+}
+
+func (s *connSet) add(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		c.cancel()
+		_ = c.Conn.Close()
+		return
+	}
+	if s.open == nil {
+		s.open = make(map[*conn]struct{})
+	}
+	s.open[c] = struct{}{}
+}
+
+func (s *connSet) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+func (s *connSet) closeAll() {
+	s.mu.Lock()
+	s.closed = true
+	open := make([]*conn, 0, len(s.open))
+	for c := range s.open {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+}
+
+type connKey struct{}
+
+// connContext lets a handler find its connection, below TLS where there is TLS.
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	return context.WithValue(ctx, connKey{}, nc)
+}
+
+func connOf(ctx context.Context) *conn {
+	c, _ := ctx.Value(connKey{}).(*conn)
+	return c
+}
