@@ -3,18 +3,21 @@ package node
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
-// BridgeConf is what most nodes have: bridge, host-local and portmap.
-const BridgeConf = `{
+// BridgeConf is what most nodes have: bridge, host-local, which keeps its leases in dir, and portmap.
+func BridgeConf(dir string) string { return strings.ReplaceAll(bridgeConf, "LEASES", dir) }
+
+const bridgeConf = `{
   "cniVersion": "1.0.0",
   "name": "labnet",
   "plugins": [
     {
       "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
       "ipam": {
-        "type": "host-local",
+        "type": "host-local", "dataDir": "LEASES",
         "ranges": [[{"subnet": "10.86.0.0/16"}]],
         "routes": [{"dst": "0.0.0.0/0"}]
       }

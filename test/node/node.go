@@ -35,9 +35,11 @@ type Options struct {
 
 // Node is a server and everything it may touch.
 type Node struct {
-	Root   string
-	State  string
-	Logs   string // pod log directories go below it
+	Root   string // of this node; everything below but State is in it
+	Lib    string // the server's --root
+	State  string // the server's --state
+	Leases string // host-local's
+	Logs   string // pod log directories go below it; the kubelet removes them, not the server
 	Cgroup string // parent of every pod's cgroup
 	Log    string // the server's own log
 
@@ -94,6 +96,8 @@ func Prepare(t testing.TB, o Options) *Node {
 	n := &Node{t: t, Cgroup: lab.Cgroup(t)}
 	n.Root = tempDir(t, "/tmp", "gantry-root")
 	n.State = tempDir(t, "/run", "g") // short: a unix socket's path has 107 bytes at most
+	n.Lib = filepath.Join(n.Root, "lib")
+	n.Leases = filepath.Join(n.Root, "leases")
 	n.Logs = filepath.Join(n.Root, "logs")
 	n.Log = filepath.Join(n.Root, "server.log")
 	if o.Network == "" {
@@ -101,10 +105,10 @@ func Prepare(t testing.TB, o Options) *Node {
 	}
 	if o.CNIConf == "" {
 		o.CNIConf = filepath.Join(n.Root, "net.d")
-		WriteCNI(t, o.CNIConf, BridgeConf)
+		WriteCNI(t, o.CNIConf, BridgeConf(n.Leases))
 	}
 	n.args = append([]string{
-		"serve", "--listen", n.Endpoint(), "--root", filepath.Join(n.Root, "lib"), "--state", n.State,
+		"serve", "--listen", n.Endpoint(), "--root", n.Lib, "--state", n.State,
 		"--network", o.Network, "--cni-conf-dir", o.CNIConf, "--cni-bin-dir", "/usr/lib/cni",
 		"--certs-dir", filepath.Join(n.Root, "certs.d"), "--streaming-listen", "127.0.0.1:0", "--log-level", "debug",
 	}, o.Flags...)
@@ -130,9 +134,8 @@ func (n *Node) Endpoint() string { return "unix://" + filepath.Join(n.State, "ga
 // Scope is everything of this node that a pod could leave something in.
 func (n *Node) Scope() leftovers.Scope {
 	return leftovers.Scope{
-		Dirs:    []string{n.Root, n.State, "/var/lib/cni"},
+		Dirs:    []string{n.Lib, n.State, n.Leases},
 		Cgroups: []string{n.Cgroup},
-		Ignore:  []string{n.Log},
 	}
 }
 
@@ -148,6 +151,12 @@ func (n *Node) Restart() {
 	}
 }
 
+// T is the test that the node's failures belong to.
+func (n *Node) T() testing.TB { return n.t }
+
+// ServeCommand is the server's command, not started.
+func (n *Node) ServeCommand() *exec.Cmd { return exec.Command(Binary(n.t, "gantry"), n.args...) }
+
 func (n *Node) start() {
 	n.t.Helper()
 	log, err := os.OpenFile(n.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -155,7 +164,7 @@ func (n *Node) start() {
 		n.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(Binary(n.t, "gantry"), n.args...)
+	cmd := n.ServeCommand()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a ^C is for the test, not for the server
 	if err := cmd.Start(); err != nil {

@@ -198,3 +198,13 @@ func (n *Node) Eventually(what string, holds func() bool) {
 		}
 	}
 }
+
+// ReadLog returns what a container's log file holds, tags and stamps included.
+func (n *Node) ReadLog(id string) string {
+	n.t.Helper()
+	data, err := os.ReadFile(n.Container(id).LogPath)
+	if err != nil {
+		n.t.Fatalf("read log: %v", err)
+	}
+	return string(data)
+}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -69,6 +70,50 @@ func (n *Node) Keeper() (holder, worker int) {
 func (n *Node) KillWorker() bool {
 	_, worker := n.Keeper()
 	return worker > 0 && syscall.Kill(worker, syscall.SIGKILL) == nil
+}
+
+// ContainerPid returns the pid of the one process whose command line contains words and whose
+// environment contains all of env; a child that it has just forked, which still looks like it, does
+// not count.
+func (n *Node) ContainerPid(words string, env ...string) int {
+	n.t.Helper()
+	found := Processes(func(p Process) bool {
+		return strings.Contains(strings.Join(p.Command, " "), words) && hasEnvironment(p.Pid, env)
+	})
+	pids := map[int]bool{}
+	for _, p := range found {
+		pids[p.Pid] = true
+	}
+	found = slices.DeleteFunc(found, func(p Process) bool { return pids[p.Parent] })
+	if len(found) != 1 {
+		n.t.Fatalf("%d processes run %q", len(found), words)
+	}
+	return found[0].Pid
+}
+
+func hasEnvironment(pid int, wanted []string) bool {
+	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+	have := strings.Split(string(data), "\x00")
+	return !slices.ContainsFunc(wanted, func(w string) bool { return !slices.Contains(have, w) })
+}
+
+// Terminate sends SIGTERM to a process and waits until it is gone.
+func Terminate(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatalf("SIGTERM to %d: %v", pid, err)
+	}
+	waitGone(pid)
+}
+
+// ReadFile returns a file's content.
+func ReadFile(t testing.TB, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func (n *Node) killKeeper() {
