@@ -1,0 +1,90 @@
+package ocispec
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/internal/pod"
+)
+
+// defaultPath is what a shell in a container finds when neither image nor client sets PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+func process(r *Request) (*specs.Process, error) {
+	args := command(r.Container, &r.Image)
+	if len(args) == 0 {
+		return nil, fmt.Errorf("command: neither the container nor the image names one: %w", errdefs.ErrInvalidArgument)
+	}
+	env, err := environment(r)
+	if err != nil {
+		return nil, err
+	}
+	caps, err := capabilities(&r.Container.Security, r.Node.Bounding)
+	if err != nil {
+		return nil, err
+	}
+	score := max(int(r.Container.Resources.OOMScoreAdj), r.Node.OOMScoreAdj)
+	p := &specs.Process{
+		Terminal:        r.Container.TTY,
+		User:            r.User.oci(),
+		Args:            args,
+		Env:             env,
+		Cwd:             workingDir(r.Container, &r.Image),
+		Capabilities:    caps,
+		NoNewPrivileges: r.Container.Security.NoNewPrivileges,
+		OOMScoreAdj:     &score,
+	}
+	if a := r.Container.Security.AppArmor; a != nil && a.Kind == pod.ProfileLocalhost {
+		p.ApparmorProfile = a.Ref
+	}
+	return p, nil
+}
+
+// command joins as Kubernetes does: Command replaces entrypoint and cmd, Args replaces cmd alone.
+func command(c *pod.ContainerSpec, image *pod.ImageConfig) []string {
+	entrypoint, args := c.Command, c.Args
+	if len(entrypoint) == 0 {
+		entrypoint = image.Entrypoint
+		if len(args) == 0 {
+			args = image.Cmd
+		}
+	}
+	return slices.Concat(entrypoint, args)
+}
+
+// environment puts the client's variables over the image's; the last of a name wins.
+func environment(r *Request) ([]string, error) {
+	env := []string{"PATH=" + defaultPath}
+	if r.Container.TTY {
+		env = append(env, "TERM=xterm")
+	}
+	hostname := r.Sandbox.Hostname
+	if hostname == "" {
+		hostname = r.Node.Hostname
+	}
+	env = append(env, "HOSTNAME="+hostname)
+	env = append(env, r.Image.Env...)
+	for _, v := range r.Container.Env {
+		if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") || strings.Contains(v.Value, "\x00") {
+			return nil, fmt.Errorf("envs: %q is not a variable: %w", v.Name, errdefs.ErrInvalidArgument)
+		}
+		env = append(env, v.Name+"="+v.Value)
+	}
+	return last(env, func(entry string) string {
+		name, _, _ := strings.Cut(entry, "=")
+		return name
+	}), nil
+}
+
+func workingDir(c *pod.ContainerSpec, image *pod.ImageConfig) string {
+	dir := c.WorkingDir
+	if dir == "" {
+		dir = image.WorkingDir
+	}
+	return path.Join("/", dir)
+}

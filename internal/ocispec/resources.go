@@ -1,0 +1,95 @@
+package ocispec
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/internal/pod"
+)
+
+func resources(r *Request) (*specs.LinuxResources, error) {
+	res, err := Resources(&r.Container.Resources, &r.Node)
+	if err != nil {
+		return nil, err
+	}
+	if r.Container.Security.Privileged {
+		res.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		return res, nil
+	}
+	res.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, d := range r.Devices {
+		res.Devices = append(res.Devices, d.rule())
+	}
+	return res, nil
+}
+
+// Resources converts limits to the OCI form, which runtimes translate for v1 and v2. Without a swap
+// limit of its own a container gets no swap beyond its memory, where the node accounts for swap.
+func Resources(r *pod.Resources, node *Node) (*specs.LinuxResources, error) {
+	res := &specs.LinuxResources{CPU: cpu(r), Memory: memory(r, node), Unified: r.Unified}
+	for _, h := range r.HugepageLimits {
+		if !node.LimitsHugepages {
+			if h.Limit == 0 {
+				continue // the kubelet sends a zero for every page size
+			}
+			return nil, fmt.Errorf("hugepage_limits: %s: the node has no hugetlb cgroup controller: %w",
+				h.PageSize, errdefs.ErrInvalidArgument)
+		}
+		res.HugepageLimits = append(res.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.PageSize, Limit: h.Limit})
+	}
+	return res, nil
+}
+
+func cpu(r *pod.Resources) *specs.LinuxCPU {
+	c := &specs.LinuxCPU{Cpus: r.CPUSetCPUs, Mems: r.CPUSetMems}
+	if r.CPUPeriod > 0 {
+		period := uint64(r.CPUPeriod)
+		c.Period = &period
+	}
+	if r.CPUQuota != 0 {
+		c.Quota = &r.CPUQuota
+	}
+	if r.CPUShares > 0 {
+		shares := uint64(r.CPUShares)
+		c.Shares = &shares
+	}
+	if *c == (specs.LinuxCPU{}) {
+		return nil
+	}
+	return c
+}
+
+func memory(r *pod.Resources, node *Node) *specs.LinuxMemory {
+	if r.MemoryLimit == 0 && (r.MemorySwapLimit == 0 || !node.AccountsSwap) {
+		return nil
+	}
+	m := &specs.LinuxMemory{}
+	if r.MemoryLimit != 0 {
+		m.Limit = &r.MemoryLimit
+	}
+	if !node.AccountsSwap {
+		return m
+	}
+	swap := r.MemorySwapLimit
+	if swap == 0 {
+		swap = r.MemoryLimit
+	}
+	m.Swap = &swap
+	return m
+}
+
+// node is the entry of Linux.Devices, rule the one of the device cgroup.
+func (d Device) node() specs.LinuxDevice {
+	mode := d.Mode
+	uid, gid := d.UID, d.GID
+	return specs.LinuxDevice{
+		Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &uid, GID: &gid,
+	}
+}
+
+func (d Device) rule() specs.LinuxDeviceCgroup {
+	major, minor := d.Major, d.Minor
+	return specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &major, Minor: &minor, Access: d.Access}
+}
