@@ -87,13 +87,16 @@ deps: ## install what is missing of the Debian packages the tests use
 	hack/install-deps
 
 .PHONY: tools
-tools: $(TOOLS)/crictl
+tools: $(TOOLS)/crictl $(TOOLS)/v1alpha2 $(TOOLS)/labregistry
 
 $(TOOLS)/crictl: test/tools/go.sum
 	cd test/tools && CGO_ENABLED=0 go build -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/crictl
 
 $(TOOLS)/critest: test/tools/go.sum
 	cd test/tools && CGO_ENABLED=0 go test -c -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/critest
+
+$(TOOLS)/v1alpha2: test/v1alpha2/go.sum test/v1alpha2/main.go
+	cd test/v1alpha2 && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 # The version is in the name, so that a new pin is built and an old one is never used by mistake.
 $(TOOLS)/golangci-lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
