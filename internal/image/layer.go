@@ -1,0 +1,177 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"gantry/internal/image/unpack"
+)
+
+// layer is a tree in layers/. It never changes.
+type layer struct {
+	record layerRecord
+}
+
+func (l layerRecord) layer() *layer { return &layer{record: l} }
+
+// is reports whether l holds the layer with this diff id; names are shorter than ids.
+func (l *layer) is(id digest.Digest) error {
+	if l.record.DiffID != id {
+		return fmt.Errorf("layers %s and %s have the same short name: %w", l.record.DiffID, id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// nameLength is short because old kernels take all of a mount's layers in one page of options.
+const nameLength = 16
+
+// layerName is the name of the directory of the layer with this diff id.
+func layerName(id digest.Digest) string { return id.Encoded()[:nameLength] }
+
+var layerNames = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
+func checkName(name string) error {
+	if !layerNames.MatchString(name) {
+		return fmt.Errorf("layer name %q: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (s *Store) layerPath(name string) string { return filepath.Join(s.dir(layersDir), name) }
+
+func (s *Store) layer(name string) *layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.layers[name]
+}
+
+// unpack makes the layer with this diff id from its possibly compressed tar. The blob's own end must
+// tell that it was whole; abort makes reads of it return soon.
+func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id digest.Digest) (_ *layer, err error) {
+	tmp, err := os.MkdirTemp(s.dir(stagingDir), "layer-")
+	if err != nil {
+		return nil, fmt.Errorf("stage layer: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return nil, fmt.Errorf("stage layer: %w", err)
+	}
+	sum, err := stream(ctx, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
+		verified := &verifier{r: tar, digester: id.Algorithm().Digester()}
+		sum, err := unpack.Layer(ctx, tmp, verified, s.opts.Limits)
+		if err != nil {
+			return sum, err
+		}
+		return sum, verified.end(id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := layerRecord{Name: layerName(id), DiffID: id, Bytes: sum.Bytes, Root: sum.Root, Implicit: sum.Implicit}.layer()
+	return l, s.install(l, tmp)
+}
+
+// install gives a finished tree its place.
+func (s *Store) install(l *layer, tmp string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Rename(tmp, s.layerPath(l.record.Name)); err != nil {
+		return fmt.Errorf("install layer: %w", err)
+	}
+	s.layers[l.record.Name] = l
+	s.sync.dirty()
+	return nil
+}
+
+// hold keeps layers from being collected, whether they are there yet or not.
+func (s *Store) hold(names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range names {
+		s.holds[n]++
+	}
+}
+
+// release gives up a hold and removes what nothing else refers to.
+func (s *Store) release(names []string) {
+	s.mu.Lock()
+	for _, n := range names {
+		if s.holds[n]--; s.holds[n] == 0 {
+			delete(s.holds, n)
+		}
+	}
+	s.mu.Unlock()
+	if err := s.collect(); err != nil {
+		s.log.Warn("unused layers stay until the next start", slog.Any("error", err))
+	}
+}
+
+// collect removes the layers that no image, no container and no pull refers to.
+func (s *Store) collect() error {
+	s.mu.Lock()
+	used := make(map[string]bool, len(s.layers))
+	for _, r := range s.index.byID {
+		for _, l := range r.Layers {
+			used[l.Name] = true
+		}
+	}
+	for _, c := range s.containers {
+		for _, l := range c.Layers {
+			used[l.Name] = true
+		}
+	}
+	var gone []string
+	var errs []error
+	for name := range s.layers {
+		if used[name] || s.holds[name] > 0 {
+			continue
+		}
+		// renamed under the lock, so that a new pull of the layer finds its place free
+		tmp, err := s.retire(s.layerPath(name))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(s.layers, name)
+		gone = append(gone, tmp)
+	}
+	s.mu.Unlock()
+	for _, tmp := range gone {
+		errs = append(errs, os.RemoveAll(tmp))
+	}
+	return errors.Join(errs...)
+}
+
+// retire moves path to where the next start removes it at the latest.
+func (s *Store) retire(path string) (string, error) {
+	dir, err := os.MkdirTemp(s.dir(stagingDir), "gone-")
+	if err != nil {
+		return "", fmt.Errorf("retire %s: %w", filepath.Base(path), err)
+	}
+	if err := os.Rename(path, filepath.Join(dir, "x")); err != nil {
+		return "", fmt.Errorf("retire %s: %w", filepath.Base(path), err)
+	}
+	return dir, nil
+}
+
+// discard removes path so that a crash leaves it where it is or in staging, never in part.
+func (s *Store) discard(path string) error {
+	tmp, err := s.retire(path)
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(tmp)
+}

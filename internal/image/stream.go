@@ -1,0 +1,203 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	pieceSize  = 256 << 10
+	pieces     = 4        // read ahead of each stage
+	zstdWindow = 64 << 20 // bytes of memory a layer may ask its decompressor for
+)
+
+// stream runs download, decompression and consume side by side. It reads blob to its end even where
+// the compressed stream ends before, because only the end tells that the blob was whole. Content that
+// makes no sense is explained by a blob that was not what it should be, if that is so. Abort makes
+// reads of blob return soon.
+func stream[T any](ctx context.Context, abort func(), blob io.Reader, consume func(io.Reader) (T, error)) (T, error) {
+	compressed := readAhead(ctx, blob)
+	defer func() { abort(); compressed.stop() }()
+	v, err := decompressed(ctx, compressed, consume)
+	switch {
+	case compressed.failure != nil:
+		return v, compressed.failure
+	case err == nil || errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err):
+		if _, blobErr := io.Copy(io.Discard, compressed); blobErr != nil {
+			return v, blobErr
+		}
+	default:
+		abort()
+	}
+	return v, err
+}
+
+// decompressed runs consume on the content of compressed, decompressing in a goroutine that has ended
+// when it returns.
+func decompressed[T any](ctx context.Context, compressed *ahead, consume func(io.Reader) (T, error)) (v T, err error) {
+	plain, done, err := decompress(compressed)
+	if err != nil {
+		return v, err
+	}
+	defer done()
+	tar := readAhead(ctx, plain)
+	defer tar.stop()
+	return consume(tar)
+}
+
+var (
+	gzipMagic = []byte{0x1f, 0x8b}
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+)
+
+// decompress finds the compression by its first bytes: media types are often wrong about it.
+func decompress(r io.Reader) (plain io.Reader, done func(), err error) {
+	br := bufio.NewReaderSize(r, pieceSize)
+	head, err := br.Peek(len(zstdMagic))
+	if err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, gzipMagic):
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrDataLoss)
+		}
+		return &decoded{z, "gzip"}, func() { _ = z.Close() }, nil
+	case bytes.HasPrefix(head, zstdMagic):
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow))
+		if err != nil {
+			return nil, nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
+		}
+		return &decoded{z, "zstd"}, z.Close, nil
+	}
+	return br, func() {}, nil
+}
+
+// decoded gives a decompressor's complaints their class.
+type decoded struct {
+	r    io.Reader
+	kind string
+}
+
+func (d *decoded) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%s: %w: %w", d.kind, err, errdefs.ErrDataLoss)
+	}
+	return n, err
+}
+
+// verifier takes the digest of what passes through it.
+type verifier struct {
+	r        io.Reader
+	digester digest.Digester
+}
+
+func (v *verifier) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	_, _ = v.digester.Hash().Write(p[:n])
+	return n, err
+}
+
+// end compares the digest of all that was read with want.
+func (v *verifier) end(want digest.Digest) error {
+	if got := v.digester.Digest(); got != want {
+		return fmt.Errorf("the layer's content has diff id %s, its config says %s: %w", got, want, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// ahead reads a stream in a goroutine of its own.
+type ahead struct {
+	full  chan []byte
+	free  chan []byte
+	quit  chan struct{}
+	ended chan struct{}
+	err   error // why the goroutine ended; set before full is closed
+
+	// of the reading side
+	cur     []byte // what of the current piece was not read yet
+	piece   []byte // the current piece
+	failure error  // what Read returned at last, if not io.EOF
+}
+
+func readAhead(ctx context.Context, r io.Reader) *ahead {
+	a := &ahead{
+		full:  make(chan []byte, pieces),
+		free:  make(chan []byte, pieces),
+		quit:  make(chan struct{}),
+		ended: make(chan struct{}),
+	}
+	for range pieces {
+		a.free <- make([]byte, pieceSize)
+	}
+	go a.run(ctx, r)
+	return a
+}
+
+func (a *ahead) run(ctx context.Context, r io.Reader) {
+	defer close(a.ended)
+	defer close(a.full)
+	for {
+		var p []byte
+		select {
+		case p = <-a.free:
+		case <-a.quit:
+			a.err = io.ErrClosedPipe
+			return
+		case <-ctx.Done():
+			a.err = context.Cause(ctx)
+			return
+		}
+		n, err := r.Read(p[:cap(p)])
+		if n > 0 {
+			a.full <- p[:n] // never blocks: there are no more pieces than places
+		}
+		if err != nil {
+			a.err = err
+			return
+		}
+		if n == 0 {
+			a.free <- p
+		}
+	}
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	for len(a.cur) == 0 {
+		if a.piece != nil {
+			a.free <- a.piece
+			a.piece = nil
+		}
+		piece, ok := <-a.full
+		if !ok {
+			if a.err != io.EOF {
+				a.failure = a.err
+			}
+			return 0, a.err
+		}
+		a.piece, a.cur = piece, piece
+	}
+	n := copy(p, a.cur)
+	a.cur = a.cur[n:]
+	return n, nil
+}
+
+// stop ends the goroutine and waits for it. Reading on gives what was read before, then an error.
+func (a *ahead) stop() {
+	select {
+	case <-a.quit:
+	default:
+		close(a.quit)
+	}
+	<-a.ended
+}

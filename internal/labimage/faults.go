@@ -1,0 +1,95 @@
+package labimage
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+)
+
+// On limits a fault to requests with this method whose path contains part; "" is any.
+func On(method, part string, f Fault) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		if method != "" && r.Method != method || !strings.Contains(r.URL.Path, part) {
+			return false
+		}
+		return f(w, r, next)
+	}
+}
+
+// Times lets f answer n requests; what comes after is served.
+func Times(n int32, f Fault) Fault {
+	var used atomic.Int32
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		return used.Add(1) <= n && f(w, r, next)
+	}
+}
+
+// Status answers with an HTTP status.
+func Status(code int) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {
+		http.Error(w, http.StatusText(code), code)
+		return true
+	}
+}
+
+// HTML answers with a web page, as a captive portal does.
+func HTML() Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = fmt.Fprint(w, "<html><body>Please log in</body></html>")
+		return true
+	}
+}
+
+// Stall sends the first half of the answer and then nothing until the client gives up.
+func Stall() Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		sendHalf(w, r, next)
+		<-r.Context().Done()
+		return true
+	}
+}
+
+// Reset sends the first half of the answer and breaks the connection.
+func Reset() Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		sendHalf(w, r, next)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// Corrupt changes one byte in the middle of the answer.
+func Corrupt() Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		rec := record(w, r, next)
+		body := bytes.Clone(rec.Body.Bytes())
+		if len(body) > 0 {
+			body[len(body)/2] ^= 0x20
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(body)
+		return true
+	}
+}
+
+func sendHalf(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	rec := record(w, r, next)
+	w.WriteHeader(rec.Code)
+	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+	if f, ok := w.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// record runs next and copies the headers of its answer to w.
+func record(w http.ResponseWriter, r *http.Request, next http.Handler) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	next.ServeHTTP(rec, r)
+	for k, v := range rec.Header() {
+		w.Header()[k] = v
+	}
+	return rec
+}
