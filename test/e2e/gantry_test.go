@@ -17,7 +17,7 @@ func TestCommandLineFromPullToRemoval(t *testing.T) {
 	contains(t, "pull", n.Gantry("pull", ref), "sha256:")
 	contains(t, "images", n.Gantry("images"), "busybox")
 	leavesNothing(t, n)
-	manifest := writeManifest(t, n, "web", ref, `["sh", "-c", "echo hello; exec sleep 100000"]`, "")
+	manifest := writeManifest(n, "web", ref, `["sh", "-c", "echo hello; exec sleep 100000"]`, "")
 	n.Gantry("run", "-f", manifest)
 	contains(t, "pods", n.Gantry("pods"), "web")
 	contains(t, "ps", n.Gantry("ps"), "main")
@@ -37,7 +37,7 @@ func TestRunWaitsAndPassesTheExitCodeOn(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	ref := warm(t, n)
 	leavesNothing(t, n)
-	manifest := writeManifest(t, n, "job", ref, `["sh", "-c", "echo done; exit 6"]`, "restartPolicy: Never")
+	manifest := writeManifest(n, "job", ref, `["sh", "-c", "echo done; exit 6"]`, "restartPolicy: Never")
 	out, err := n.GantryCommand(n.Context(), "run", "--rm", "--wait", "-f", manifest).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 6 {
@@ -66,8 +66,8 @@ func TestCommandsThatHaveNoServer(t *testing.T) {
 	}
 }
 
-func writeManifest(t *testing.T, n *node.Node, name, image, command, more string) string {
-	t.Helper()
+func writeManifest(n *node.Node, name, image, command, more string) string {
+	n.T().Helper()
 	text := `apiVersion: v1
 kind: Pod
 metadata:
@@ -82,7 +82,7 @@ spec:
 `
 	path := filepath.Join(n.Root, name+".yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		n.T().Fatal(err)
 	}
 	return path
 }
