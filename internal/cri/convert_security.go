@@ -186,7 +186,7 @@ func profile(field string, p *runtime.SecurityProfile) (*pod.Profile, error) {
 	}
 	ref := p.GetLocalhostRef()
 	if ref != "" && p.GetProfileType() != runtime.SecurityProfile_Localhost {
-		return nil, invalid(field+".localhost_ref", "is only for profile type Localhost")
+		return nil, invalid(field+".localhost_ref", "is only for profile_type Localhost")
 	}
 	switch p.GetProfileType() {
 	case runtime.SecurityProfile_RuntimeDefault:
