@@ -169,7 +169,7 @@ func loopbackUp() error {
 
 func pinAll(pins []pin) error {
 	for i, p := range pins {
-		if err := pinThread(p); err != nil {
+		if err := Pin("/proc/thread-self/ns/"+p.name, p.path); err != nil {
 			for _, done := range pins[:i+1] {
 				err = errors.Join(err, Unpin(done.path))
 			}
@@ -179,20 +179,22 @@ func pinAll(pins []pin) error {
 	return nil
 }
 
-func pinThread(p pin) error {
-	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
-		return fmt.Errorf("pin %s namespace: %w", p.name, err)
+// Pin mounts the namespace that source names, such as /proc/PID/ns/pid, at path, and replaces what
+// is there.
+func Pin(source, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("pin namespace: %w", err)
 	}
-	if err := Unpin(p.path); err != nil {
+	if err := Unpin(path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(p.path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
-		return fmt.Errorf("pin %s namespace: %w", p.name, err)
+		return fmt.Errorf("pin namespace: %w", err)
 	}
 	_ = f.Close()
-	if err := unix.Mount("/proc/thread-self/ns/"+p.name, p.path, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("pin %s namespace at %s: %w", p.name, p.path, err)
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin namespace %s at %s: %w", source, path, err)
 	}
 	return nil
 }

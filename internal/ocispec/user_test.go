@@ -114,3 +114,33 @@ func TestLinksStayInTheImage(t *testing.T) {
 		t.Error("the node's passwd was read")
 	}
 }
+
+func TestMakeDirsStaysInTheRoot(t *testing.T) {
+	image := rootfs(t, nil)
+	target := filepath.Join(t.TempDir(), "outside")
+	if err := os.Symlink(target, filepath.Join(image, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(image, "run"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/run", filepath.Join(image, "etc/run")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := ocispec.MakeDirs(image, "/data/deep", "srv", "/", "/etc/run/web"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"data/deep", "srv", "run/web"} {
+		if st, err := os.Stat(filepath.Join(image, dir)); err != nil || !st.IsDir() {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if err := ocispec.MakeDirs(image, "/link/data"); err == nil {
+		t.Error("made a directory behind a dangling link")
+	}
+	if _, err := os.Lstat(target); err == nil {
+		t.Error("made a directory outside the root file system")
+	}
+}

@@ -1,0 +1,64 @@
+package ocispec
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// MakeDirs makes directories in a root file system where they are missing: an image's volumes and
+// the working directory need not be in any layer. A volume that the client does not mount over is
+// part of the container's writable layer. Links in rootfs never lead outside it.
+func MakeDirs(rootfs string, dirs ...string) error {
+	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: rootfs, Err: err}
+	}
+	defer func() { _ = unix.Close(root) }()
+	for _, dir := range dirs {
+		if err := makeDir(root, path.Join("/", dir)); err != nil {
+			return fmt.Errorf("make %s in the root file system: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func makeDir(root int, dir string) error {
+	if fd, err := openDir(root, dir); !errors.Is(err, unix.ENOENT) {
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return err
+	}
+	parent := "/"
+	for name := range strings.SplitSeq(dir[1:], "/") {
+		if err := makeEntry(root, parent, name); err != nil {
+			return err
+		}
+		parent = path.Join(parent, name)
+	}
+	return nil
+}
+
+func makeEntry(root int, parent, name string) error {
+	fd, err := openDir(root, parent)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Mkdirat(fd, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+func openDir(root int, dir string) (int, error) {
+	return unix.Openat2(root, dir, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
