@@ -1,0 +1,102 @@
+// Package admin is the local administrator's door: a small HTTP server on a unix socket that only
+// root can open, with profiles, the pulls under way and what was built. Nothing in it changes anything.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"runtime/debug"
+)
+
+// SocketName is the socket's name in the server's state directory.
+const SocketName = "admin.sock"
+
+// Build says what runs.
+type Build struct {
+	Version   string            `json:"version"`
+	Go        string            `json:"go"`
+	Revision  string            `json:"revision,omitempty"`
+	Modified  bool              `json:"modified,omitempty"`
+	Modules   map[string]string `json:"modules"` // path to version
+	StateDir  string            `json:"stateDir"`
+	Streaming string            `json:"streaming"` // address of exec, attach and port-forward
+}
+
+// ReadBuild fills in what the Go toolchain recorded.
+func ReadBuild(b Build) Build {
+	b.Modules = map[string]string{}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.Go = info.GoVersion
+	for _, m := range info.Deps {
+		b.Modules[m.Path] = m.Version
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			b.Revision = s.Value
+		case "vcs.modified":
+			b.Modified = s.Value == "true"
+		}
+	}
+	return b
+}
+
+// Handler answers GET /pulls, /build and /debug/pprof/.
+func Handler(pulls *Pulls, build Build) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) { answer(w, pulls.List()) })
+	mux.HandleFunc("GET /build", func(w http.ResponseWriter, _ *http.Request) { answer(w, build) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client left
+}
+
+// Client asks the server whose admin socket is at a path.
+type Client struct{ http *http.Client }
+
+// NewClient returns a client; it connects when it is asked something.
+func NewClient(socket string) *Client {
+	var d net.Dialer
+	return &Client{&http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) },
+	}}}
+}
+
+// Pulls lists the pulls under way.
+func (c *Client) Pulls(ctx context.Context) ([]Pull, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/pulls", nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask for pulls: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask for pulls: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask for pulls: %s", resp.Status)
+	}
+	var pulls []Pull
+	if err := json.NewDecoder(resp.Body).Decode(&pulls); err != nil {
+		return nil, fmt.Errorf("ask for pulls: %w", err)
+	}
+	return pulls, nil
+}
+
+// Close gives up idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
