@@ -153,6 +153,13 @@ func checkState(o *Options) error {
 
 func checkMetrics(o *Options) error { return optional(o.Metrics.Listen, hostPort) }
 
+func checkParallel(o *Options) error {
+	if n := o.Images.Parallel; n < 1 || n > 64 {
+		return fmt.Errorf("%d is not from 1 to 64", n)
+	}
+	return nil
+}
+
 func checkMTU(o *Options) error {
 	// 1280 is the least that IPv6 works with (RFC 8200, section 5).
 	if n := o.Network.Builtin.MTU; n != 0 && (n < 1280 || n > 65535) {

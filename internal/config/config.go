@@ -10,6 +10,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// Version is gantry's own version; the linker sets it.
+var Version = "unknown"
+
 // DefaultFile is read when it exists and no other file is named.
 const DefaultFile = "/etc/gantry/config.toml"
 
@@ -56,6 +59,7 @@ type Keeper struct {
 type Images struct {
 	CertsDir string   `toml:"certs_dir" comment:"Registries' mirrors and certificates: <host>/hosts.toml, as containerd reads them."`
 	Pinned   []string `toml:"pinned" comment:"Images that garbage collection must spare."`
+	Parallel int      `toml:"parallel_layers" comment:"Layers fetched at once by all pulls together."`
 }
 
 // Network is how pods are connected.
@@ -94,7 +98,7 @@ func Default() Options {
 		Log:     Log{Level: "info", Format: "text"},
 		Runtime: Runtime{Paths: map[string]string{}},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
-		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}},
+		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4},
 		Network: Network{
 			Mode:       "cni",
 			NetNSDir:   "/var/run/netns",

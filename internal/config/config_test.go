@@ -206,6 +206,7 @@ func TestErrorsNameKeyAndOrigin(t *testing.T) {
 		"subnet too small":          {"", []string{"--subnet", "10.1.2.0/30"}, `"10.1.2.0/30" is too small for pods`},
 		"no subnet":                 {"[network.builtin]\nsubnets = []", nil, `FILE:2: network.builtin.subnets: at least one network is needed`},
 		"MTU too small for IPv6":    {"", []string{"--mtu", "576"}, `576 is not 0 or from 1280 to 65535`},
+		"no layers at once":         {"", []string{"--parallel-layers", "0"}, `--parallel-layers: images.parallel_layers: 0 is not from 1 to 64`},
 		"MTU is no number":          {"", []string{"--mtu", "big"}, `"big" is not a number`},
 		"pinned image malformed":    {"", []string{"--pinned-image", "A B"}, `"A B" is not an image reference`},
 		"log format":                {"", []string{"--log-format", "xml"}, `"xml" is not text or json`},

@@ -118,6 +118,8 @@ func runtimeOptions() []option {
 			func(o *Options) value { return text{&o.Images.CertsDir} }, func(o *Options) error { return absolute(o.Images.CertsDir) }},
 		{"images.pinned", "pinned-image", "REF", "an image that garbage collection must spare; may be repeated",
 			func(o *Options) value { return list{&o.Images.Pinned} }, func(o *Options) error { return each(o.Images.Pinned, imageRef) }},
+		{"images.parallel_layers", "parallel-layers", "N", "layers fetched at once by all pulls together",
+			func(o *Options) value { return number{&o.Images.Parallel} }, checkParallel},
 	}
 }
 
