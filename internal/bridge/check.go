@@ -1,0 +1,63 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// Check looks for what on this node may keep pods of the builtin network from being reached, or from
+// reaching others, and says for each how to mend it. No finding is an empty result; findings that
+// gantry mends by itself when it connects a pod say so.
+func Check(ctx context.Context) ([]string, error) {
+	var found []string
+	for name, sysctl := range map[string]string{
+		"ipv4/ip_forward":          "net.ipv4.ip_forward",
+		"ipv6/conf/all/forwarding": "net.ipv6.conf.all.forwarding",
+	} {
+		if value, err := readSysctl(name); err == nil && value == "0" {
+			found = append(found, sysctl+" is 0: nothing is forwarded; gantry sets it to 1 with the first pod, `sysctl -w "+sysctl+"=1` does so now")
+		}
+	}
+	dropping, err := checkTables(ctx)
+	if err != nil {
+		return found, err
+	}
+	found = append(found, dropping...)
+	if value, err := readSysctl("bridge/bridge-nf-call-iptables"); err == nil && value == "1" && len(dropping) > 0 {
+		found = append(found, "net.bridge.bridge-nf-call-iptables is 1: the tables that drop forwarded packets also see those between pods of this node")
+	}
+	return found, nil
+}
+
+func checkTables(context.Context) ([]string, error) {
+	const mends = "; gantry accepts its pods' packets there when it connects one"
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	chains, err := droppingChains(c)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, chain := range chains {
+		found = append(found, "nftables chain "+chainName(chain)+" drops what is forwarded"+mends)
+	}
+	for _, command := range legacyCommands() {
+		policy, err := iptables(command, "-S", "FORWARD")
+		switch {
+		case errors.Is(err, exec.ErrNotFound):
+			found = append(found, "legacy iptables has rules, but "+command+" is not installed: install iptables")
+		case err != nil:
+			return found, err
+		case strings.HasPrefix(policy, "-P FORWARD DROP"):
+			found = append(found, command+": policy FORWARD DROP"+mends)
+		}
+	}
+	return found, nil
+}
