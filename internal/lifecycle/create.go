@@ -1,0 +1,206 @@
+package lifecycle
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/engine"
+	"gantry/internal/pod"
+)
+
+// CreateContainer makes a container in a sandbox that is ready and returns its id. A repeat, with the
+// same name, attempt, image and command, joins the attempt under way or takes its result, as long as
+// nobody has started it.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, spec *pod.ContainerSpec) (string, error) {
+	p, err := m.index.pod(podID)
+	if err != nil {
+		return "", err
+	}
+	if err := mustBeReady(p); err != nil {
+		return "", err
+	}
+	key := fmt.Sprintf("create %s %q %d %q %q %q", p.key, spec.Name, spec.Attempt, spec.ImageID, spec.Command, spec.Args)
+	return m.attempts.do(ctx, key, func(ctx context.Context) (string, error) {
+		if c := m.createdContainer(p, spec); c != nil {
+			return c.id(), nil
+		}
+		ctx, done := p.while(ctx)
+		defer done()
+		id, err := m.createContainer(ctx, p, spec)
+		return id, causeOf(ctx, err)
+	})
+}
+
+func mustBeReady(p *podEntry) error {
+	if s := p.now.Load().State; s != pod.SandboxReady {
+		return fmt.Errorf("pod %s is %s: %w", p.key.Short(), s, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// createdContainer finds what an earlier attempt of the same request made. Paths are not compared:
+// the kubelet chooses new ones for every attempt.
+func (m *Manager) createdContainer(p *podEntry, spec *pod.ContainerSpec) *containerEntry {
+	for _, c := range m.index.containersOf(p.key) {
+		is := c.now.Load()
+		if is.State == pod.ContainerCreated && is.Spec.Name == spec.Name && is.Spec.Attempt == spec.Attempt &&
+			(is.Spec.ImageID == spec.ImageID || is.Spec.ImageName == spec.ImageName) &&
+			slices.Equal(is.Spec.Command, spec.Command) && slices.Equal(is.Spec.Args, spec.Args) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.ContainerSpec) (string, error) {
+	image, err := m.imageFor(ctx, p.now.Load().Engine, spec.ImageID)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := m.locks.Lock(ctx, p.key)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if err := mustBeReady(p); err != nil {
+		return "", err
+	}
+	c, err := m.newContainer(p, spec, image)
+	if err != nil {
+		return "", err
+	}
+	m.index.addContainer(c)
+	if err := m.makeContainer(ctx, c); err != nil {
+		if undone := m.undoContainer(context.WithoutCancel(ctx), OpUndoContainer, c); undone != nil {
+			m.log.Warn("a container that failed could not be undone, trying again", "container", c.key, "error", undone)
+			m.undoContainerLater(OpUndoContainer, c)
+		}
+		return "", err
+	}
+	c.create = nil
+	return c.id(), nil
+}
+
+// newContainer completes the request: key, log path, image and the process whose namespace is joined.
+func (m *Manager) newContainer(p *podEntry, spec *pod.ContainerSpec, image *pod.Image) (*containerEntry, error) {
+	sb := p.now.Load()
+	s := *spec
+	s.Key, s.Sandbox = pod.NewKey(), p.key
+	s.ImageID = image.ID
+	if s.ImageName == "" {
+		s.ImageName = spec.ImageID
+	}
+	s.LogPath = logPath(sb.Spec.LogDirectory, s.LogName)
+	target, err := m.targetPid(p, &s.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	if s.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
+			return nil, fmt.Errorf("make log directory: %w", err)
+		}
+	}
+	c := m.newContainerEntry(p, &pod.Container{
+		Spec: s, SandboxID: sb.ID, ImageRef: image.ID, State: pod.ContainerCreating,
+		CreatedAt: time.Now(), Step: pointIntent,
+	})
+	c.create = &engine.Create{Spec: &c.now.Load().Spec, Sandbox: sb, Files: p.files, Image: image, TargetPid: target}
+	return c, nil
+}
+
+// logPath joins what the client gave so that no name leads out of the sandbox's log directory. An
+// empty part means that nothing is to be logged (CRI ContainerConfig.log_path).
+func logPath(dir, name string) string {
+	if dir == "" || name == "" {
+		return ""
+	}
+	return filepath.Join(dir, filepath.Clean("/"+name))
+}
+
+// targetPid is the process whose PID namespace is joined; 0 when none is.
+func (m *Manager) targetPid(p *podEntry, n *pod.Namespaces) (int, error) {
+	if n.PID != pod.NamespaceTarget {
+		return 0, nil
+	}
+	target, err := m.index.container(n.TargetID)
+	if err != nil {
+		return 0, fmt.Errorf("target of the PID namespace: %w", err)
+	}
+	t := target.now.Load()
+	if target.pod != p {
+		return 0, fmt.Errorf("target container %s is in another pod: %w", n.TargetID, errdefs.ErrInvalidArgument)
+	}
+	if t.State != pod.ContainerRunning || t.Pid == 0 {
+		return 0, fmt.Errorf("target container %s is %s: %w", n.TargetID, t.State, errdefs.ErrFailedPrecondition)
+	}
+	return t.Pid, nil
+}
+
+func (m *Manager) makeContainer(ctx context.Context, c *containerEntry) error {
+	if err := c.change(func(is *pod.Container) (*pod.Container, error) { return is, nil }); err != nil {
+		return err
+	}
+	if err := m.reached(OpCreateContainer, pointIntent); err != nil {
+		return err
+	}
+	return forward(ctx, m, OpCreateContainer, m.containerSteps(), c)
+}
+
+func (m *Manager) engineCreate(ctx context.Context, c *containerEntry) error {
+	created, err := c.pod.engine.CreateContainer(ctx, c.create)
+	if err != nil {
+		return err
+	}
+	c.note(func(is pod.Container) *pod.Container {
+		is.ID, is.Pid, is.CgroupPath = created.ID, created.Pid, created.CgroupPath
+		is.StopSignal = cmp.Or(is.Spec.StopSignal, created.StopSignal, c.create.Image.Config.StopSignal, "SIGTERM")
+		user := created.User
+		is.User = &user
+		return &is
+	})
+	return nil
+}
+
+func (m *Manager) engineRemove(ctx context.Context, c *containerEntry) error {
+	return c.pod.engine.RemoveContainer(ctx, c.key)
+}
+
+// publishContainer makes the container one that lists show.
+func (m *Manager) publishContainer(_ context.Context, c *containerEntry) error {
+	err := c.change(func(is *pod.Container) (*pod.Container, error) { return is.To(pod.ContainerCreated) })
+	if err == nil {
+		m.index.addContainer(c)
+	}
+	return err
+}
+
+// undoContainer walks all the way back and deletes the record only when every undo succeeded. The
+// pod's lock is held.
+func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) error {
+	if err := backward(ctx, m, op, m.containerSteps(), c, toRemove); err != nil {
+		return err
+	}
+	if err := c.forget(func() error { return m.journal.DeleteContainer(c.key) }); err != nil {
+		return err
+	}
+	c.hasExited()
+	m.index.removeContainer(c)
+	if op == OpRemoveContainer {
+		return m.reached(op, pointForget)
+	}
+	return nil
+}
+
+// undoContainerLater repeats undoContainer until it succeeds.
+func (m *Manager) undoContainerLater(op Op, c *containerEntry) {
+	m.retry("remove container "+string(c.key), func(ctx context.Context) error {
+		return m.locked(ctx, c.pod, func(ctx context.Context) error { return m.undoContainer(ctx, op, c) })
+	})
+}

@@ -1,0 +1,160 @@
+package lifecycle
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/pod"
+)
+
+// index finds entries by key, by id and by unambiguous prefix of an id.
+type index struct {
+	mu         sync.RWMutex
+	pods       map[pod.Key]*podEntry                   // guarded by mu
+	containers map[pod.Key]*containerEntry             // guarded by mu
+	byPod      map[pod.Key]map[pod.Key]*containerEntry // guarded by mu
+	podIDs     map[string]*podEntry                    // guarded by mu; once the engine gave an id
+	ctrIDs     map[string]*containerEntry              // guarded by mu; once the engine gave an id
+}
+
+func newIndex() *index {
+	return &index{
+		pods: make(map[pod.Key]*podEntry), podIDs: make(map[string]*podEntry),
+		containers: make(map[pod.Key]*containerEntry), ctrIDs: make(map[string]*containerEntry),
+		byPod: make(map[pod.Key]map[pod.Key]*containerEntry),
+	}
+}
+
+// addPod adds an entry, or makes one known under the id that it was given since.
+func (x *index) addPod(p *podEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pods[p.key] = p
+	if id := p.id(); id != "" {
+		x.podIDs[id] = p
+	}
+}
+
+func (x *index) removePod(p *podEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.pods, p.key)
+	delete(x.byPod, p.key)
+	delete(x.podIDs, p.id())
+}
+
+// addContainer adds an entry, or makes one known under the id that it was given since.
+func (x *index) addContainer(c *containerEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.containers[c.key] = c
+	if x.byPod[c.pod.key] == nil {
+		x.byPod[c.pod.key] = make(map[pod.Key]*containerEntry)
+	}
+	x.byPod[c.pod.key][c.key] = c
+	if id := c.id(); id != "" {
+		x.ctrIDs[id] = c
+	}
+}
+
+func (x *index) removeContainer(c *containerEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.containers, c.key)
+	delete(x.byPod[c.pod.key], c.key)
+	delete(x.ctrIDs, c.id())
+}
+
+// pod finds a sandbox by id or prefix, also one that no list shows.
+func (x *index) pod(id string) (*podEntry, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return find("pod sandbox", id, x.podIDs)
+}
+
+// container finds a container by id or prefix, also one that no list shows.
+func (x *index) container(id string) (*containerEntry, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return find("container", id, x.ctrIDs)
+}
+
+func find[E any](noun, id string, ids map[string]E) (E, error) {
+	var zero E
+	if id == "" {
+		return zero, fmt.Errorf("%s without an id: %w", noun, errdefs.ErrInvalidArgument)
+	}
+	if e, ok := ids[id]; ok {
+		return e, nil
+	}
+	found, n := zero, 0
+	for full, e := range ids {
+		if strings.HasPrefix(full, id) {
+			found = e
+			n++
+		}
+	}
+	switch n {
+	case 1:
+		return found, nil
+	case 0:
+		return zero, fmt.Errorf("%s %s: %w", noun, id, errdefs.ErrNotFound)
+	}
+	return zero, fmt.Errorf("%s id %s is ambiguous: %d begin so: %w", noun, id, n, errdefs.ErrInvalidArgument)
+}
+
+func (x *index) podByKey(key pod.Key) *podEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.pods[key]
+}
+
+func (x *index) containerByKey(key pod.Key) *containerEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.containers[key]
+}
+
+// allPods returns every entry, oldest first.
+func (x *index) allPods() []*podEntry {
+	x.mu.RLock()
+	all := make([]*podEntry, 0, len(x.pods))
+	for _, p := range x.pods {
+		all = append(all, p)
+	}
+	x.mu.RUnlock()
+	slices.SortFunc(all, func(a, b *podEntry) int {
+		return cmp.Or(a.now.Load().CreatedAt.Compare(b.now.Load().CreatedAt), cmp.Compare(a.key, b.key))
+	})
+	return all
+}
+
+// allContainers returns every entry, oldest first.
+func (x *index) allContainers() []*containerEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return sorted(x.containers)
+}
+
+// containersOf returns the entries of one pod, oldest first.
+func (x *index) containersOf(key pod.Key) []*containerEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return sorted(x.byPod[key])
+}
+
+func sorted(m map[pod.Key]*containerEntry) []*containerEntry {
+	all := make([]*containerEntry, 0, len(m))
+	for _, c := range m {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *containerEntry) int {
+		return cmp.Or(a.now.Load().CreatedAt.Compare(b.now.Load().CreatedAt), cmp.Compare(a.key, b.key))
+	})
+	return all
+}

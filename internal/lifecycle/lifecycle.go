@@ -1,0 +1,208 @@
+// Package lifecycle is all pod policy, written once for every engine: the list of steps that makes
+// and unmakes a pod, joined retries, stopping with grace, recovery after a crash and the one
+// namespace over all image stores. Engines have only primitives; the CRI is only a form of calling.
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/cni"
+	"gantry/internal/engine"
+	"gantry/internal/keylock"
+	"gantry/internal/pod"
+	"gantry/internal/store"
+)
+
+// Network connects pods. Repeating Attach of what is attached, and Detach of what never was, succeed.
+type Network interface {
+	Attach(ctx context.Context, a *cni.Attachment) (*pod.Network, error)
+	Detach(ctx context.Context, a *cni.Attachment) error
+	Status(ctx context.Context) error
+	// GC gives back whatever was attached under a key that keep does not hold.
+	GC(ctx context.Context, keep []*cni.Attachment) error
+}
+
+// LogReopener opens a container's log anew after it was renamed away.
+type LogReopener interface {
+	ReopenLog(ctx context.Context, key string) error
+}
+
+// Options are what a Manager works with.
+type Options struct {
+	Engines map[string]engine.Engine
+	Images  map[string]engine.Images // by engine; engines may share a store
+	// Handlers maps a RuntimeClass handler to an engine; "" is the default and must be there.
+	Handlers map[string]string
+	Features map[string]pod.HandlerFeatures // by handler
+	Network  Network
+	Journal  *store.Store
+	Logs     LogReopener
+	// Stats reads a container's cgroup, for engines that do not know better.
+	Stats    func(cgroupPath string) (*pod.Stats, error)
+	StateDir string // holds pods/<key>, the files of each pod; a reboot may forget it
+	// ResolvConf and Hosts are the node's own; empty is the usual path below /etc.
+	ResolvConf    string
+	Hosts         string
+	SystemdCgroup bool
+	Log           *slog.Logger // nil: slog.Default()
+	Times         Times
+	// Hook, if set, is called at every Point that is reached. Its error fails the operation there;
+	// a hook that does not return is a crash there.
+	Hook func(Point) error
+}
+
+// Times bound what can hang. Zero is the default.
+type Times struct {
+	Linger  time.Duration // how long an attempt goes on that no caller waits for: two minutes
+	Undo    time.Duration // one step of undoing: 90 seconds
+	Kill    time.Duration // from SIGKILL until the exit: 10 seconds
+	Status  time.Duration // one check for Status: 5 seconds
+	Recover time.Duration // what Recover waits for; the rest goes on behind it: 30 seconds
+}
+
+func (t Times) withDefaults() Times {
+	for d, def := range map[*time.Duration]time.Duration{
+		&t.Linger: 2 * time.Minute, &t.Undo: 90 * time.Second, &t.Kill: 10 * time.Second,
+		&t.Status: 5 * time.Second, &t.Recover: 30 * time.Second,
+	} {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	return t
+}
+
+// Manager runs pods. Its methods may be called from any goroutine; calls on different pods never
+// wait for each other.
+//
+// Lock order: the pod's key lock, then an entry's mu, then index.mu. Only the key lock is held
+// across calls of an engine or the network.
+type Manager struct {
+	opts    Options
+	times   Times
+	log     *slog.Logger
+	journal *store.Store
+
+	locks    keylock.Locks[pod.Key] // by sandbox
+	index    *index
+	attempts *flights[string]   // RunPod, CreateContainer, image copies: the id
+	actions  *flights[struct{}] // what has no result
+
+	ctx    context.Context // of the work behind the calls; ended by Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	retryMu  sync.Mutex
+	retrying map[string]struct{} // guarded by retryMu
+}
+
+// New returns a Manager that knows of no pod yet: Recover comes before the first call.
+func New(opts Options) (*Manager, error) {
+	if _, ok := opts.Handlers[""]; !ok {
+		return nil, fmt.Errorf("no default runtime handler: %w", errdefs.ErrInvalidArgument)
+	}
+	for _, h := range slices.Sorted(maps.Keys(opts.Handlers)) {
+		name := opts.Handlers[h]
+		if opts.Engines[name] == nil || opts.Images[name] == nil {
+			return nil, fmt.Errorf("runtime handler %q: no engine %q with an image store: %w", h, name, errdefs.ErrInvalidArgument)
+		}
+	}
+	if opts.Network == nil || opts.Journal == nil || opts.StateDir == "" {
+		return nil, fmt.Errorf("a network, a journal and a state directory are needed: %w", errdefs.ErrInvalidArgument)
+	}
+	if opts.ResolvConf == "" {
+		opts.ResolvConf = "/etc/resolv.conf"
+	}
+	if opts.Hosts == "" {
+		opts.Hosts = "/etc/hosts"
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	m := &Manager{
+		opts: opts, times: opts.Times.withDefaults(), log: opts.Log, journal: opts.Journal,
+		index: newIndex(), retrying: make(map[string]struct{}),
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.attempts = newFlights[string](m.times.Linger)
+	m.actions = newFlights[struct{}](m.times.Linger)
+	return m, nil
+}
+
+// Close ends the work behind the calls and waits for it until ctx ends. It touches no container:
+// what was being made is undone as far as there is time, and by the next Recover otherwise.
+func (m *Manager) Close(ctx context.Context) error {
+	m.attempts.close()
+	m.actions.close()
+	done := make(chan struct{})
+	go func() {
+		m.attempts.wait()
+		m.actions.wait()
+		m.cancel()
+		m.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		m.cancel()
+		return fmt.Errorf("wait for unfinished work: %w", ctx.Err())
+	}
+}
+
+// engineOf returns the engine's name for a handler.
+func (m *Manager) engineOf(handler string) (string, error) {
+	name, ok := m.opts.Handlers[handler]
+	if !ok {
+		return "", fmt.Errorf("runtime handler %q is not configured: %w", handler, errdefs.ErrInvalidArgument)
+	}
+	return name, nil
+}
+
+// retry does what failed again and again, with growing pauses, until it succeeds or Close. Name
+// tells one work from another: it is done once at a time.
+func (m *Manager) retry(name string, do func(context.Context) error) {
+	m.retryMu.Lock()
+	_, busy := m.retrying[name]
+	m.retrying[name] = struct{}{}
+	m.retryMu.Unlock()
+	if busy {
+		return
+	}
+	m.work.Go(func() {
+		defer func() {
+			m.retryMu.Lock()
+			delete(m.retrying, name)
+			m.retryMu.Unlock()
+		}()
+		for pause := time.Second; m.pause(pause); pause = min(2*pause, time.Minute) {
+			err := do(m.ctx)
+			if err == nil {
+				m.log.Info("done after all", "work", name)
+				return
+			}
+			m.log.Warn("not done, trying again", "work", name, "error", err)
+		}
+	})
+}
+
+// pause waits and says whether to go on.
+func (m *Manager) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-m.ctx.Done():
+		return false
+	}
+}

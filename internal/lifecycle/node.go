@@ -1,0 +1,66 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/pod"
+)
+
+// Status checks the engines and the network now. The default engine decides whether the runtime is
+// ready: pods of another that fails say so themselves, and Verbose tells.
+func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
+	s := &pod.NodeStatus{
+		Handlers:      slices.Sorted(maps.Keys(m.opts.Handlers)),
+		Features:      m.opts.Features,
+		SystemdCgroup: m.opts.SystemdCgroup,
+		Verbose:       make(map[string]string),
+	}
+	names := slices.Sorted(maps.Keys(m.opts.Engines))
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = m.check(ctx, "engine "+name, m.opts.Engines[name].Status) })
+	}
+	wg.Go(func() { s.Network = m.check(ctx, "network", m.opts.Network.Status) })
+	wg.Wait()
+	for i, name := range names {
+		if name == m.opts.Handlers[""] {
+			s.Runtime = errs[i]
+		}
+		s.Verbose["engine."+name] = word(errs[i])
+	}
+	s.Verbose["network"] = word(s.Network)
+	for _, p := range m.index.allPods() {
+		if sb := p.now.Load(); !p.visible() {
+			s.Verbose["pod."+sb.Spec.Key.Short()] = fmt.Sprintf("%s, at step %q, since %s", sb.State, sb.Step, sb.CreatedAt)
+		}
+	}
+	return s, nil
+}
+
+// check bounds a check also when what it asks ignores its context. A check that hangs is joined by
+// the next instead of piling up.
+func (m *Manager) check(ctx context.Context, what string, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, m.times.Status,
+		fmt.Errorf("%s did not answer within %v: %w", what, m.times.Status, errdefs.ErrUnavailable))
+	defer cancel()
+	_, err := m.actions.do(ctx, "check "+what, func(own context.Context) (struct{}, error) {
+		own, cancel := context.WithTimeout(own, m.times.Status)
+		defer cancel()
+		return struct{}{}, ask(own)
+	})
+	return err
+}
+
+func word(err error) string {
+	if err == nil {
+		return "ready"
+	}
+	return err.Error()
+}

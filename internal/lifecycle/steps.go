@@ -1,0 +1,183 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Op is an operation that changes what there is.
+type Op string
+
+// The operations that have points.
+const (
+	OpRunPod          Op = "RunPod"
+	OpUndoPod         Op = "UndoPod" // the walk back of a RunPod that failed, or was found half done
+	OpStopPod         Op = "StopPod"
+	OpRemovePod       Op = "RemovePod"
+	OpCreateContainer Op = "CreateContainer"
+	OpUndoContainer   Op = "UndoContainer"
+	OpStartContainer  Op = "StartContainer"
+	OpStopContainer   Op = "StopContainer"
+	OpRemoveContainer Op = "RemoveContainer"
+)
+
+// Point is a moment after which a crash must lose nothing: a step of an operation was done, or the
+// journal was written.
+type Point struct {
+	Op   Op
+	Step string
+}
+
+func (p Point) String() string { return string(p.Op) + "/" + p.Step }
+
+// The names of points beside those of the steps.
+const (
+	pointIntent  = "intent"  // the journal says what is about to happen
+	pointStarted = "started" // the engine started it
+	pointSignal  = "signal"  // the stop signal was sent
+	pointKill    = "kill"    // SIGKILL was sent and the exit seen
+	pointRecord  = "record"  // the journal says what has happened
+	pointForget  = "forget"  // the record is gone
+)
+
+// step is one entry of the list that makes a thing: do makes, stop ends what uses resources, remove
+// takes away what stop left. Each may be nil. Stop and remove are safe when do never ran, or ran in part.
+type step[T any] struct {
+	name   string
+	do     func(ctx context.Context, t T) error
+	stop   func(ctx context.Context, t T) error
+	remove func(ctx context.Context, t T) error
+}
+
+// The names of a pod's and of a container's steps.
+const (
+	stepFiles   = "files"
+	stepSandbox = "sandbox create"
+	stepNetwork = "network attach"
+	stepStart   = "sandbox start"
+	stepPublish = "publish"
+	stepCreate  = "container create"
+
+	// stopped is the step of a sandbox that has been walked back as far as StopPod goes.
+	stopped = "stopped"
+)
+
+// podSteps is the life of a pod. RunPod walks it forwards; StopPod, RemovePod, recovery and the
+// undoing of a failure walk it backwards. With Docker the network namespace belongs to the pause
+// container: that is why the network is attached after create and detached before its stop.
+func (m *Manager) podSteps() []step[*podEntry] {
+	return []step[*podEntry]{
+		{name: stepFiles, do: m.writeFiles, remove: m.removeFiles},
+		{name: stepSandbox, do: m.createSandbox, stop: m.stopSandbox, remove: m.removeSandbox},
+		{name: stepNetwork, do: m.attach, stop: m.detach},
+		{name: stepStart, do: m.startSandbox},
+		{name: stepPublish, do: m.publishPod, stop: m.killContainers, remove: m.removeContainers},
+	}
+}
+
+// containerSteps is the way to a container that can be started.
+func (m *Manager) containerSteps() []step[*containerEntry] {
+	return []step[*containerEntry]{
+		{name: stepCreate, do: m.engineCreate, remove: m.engineRemove},
+		{name: stepPublish, do: m.publishContainer},
+	}
+}
+
+// Points lists every point there is, so that a test which crashes at each of them covers a new step
+// the day it is added.
+func Points() []Point {
+	var m *Manager // only the names are read
+	var pods, containers []string
+	for _, s := range m.podSteps() {
+		pods = append(pods, s.name)
+	}
+	for _, s := range m.containerSteps() {
+		containers = append(containers, s.name)
+	}
+	var all []Point
+	add := func(op Op, steps ...string) {
+		for _, s := range steps {
+			all = append(all, Point{op, s})
+		}
+	}
+	add(OpRunPod, pointIntent)
+	add(OpRunPod, pods...)
+	add(OpUndoPod, pods...)
+	add(OpStopPod, pointIntent)
+	add(OpStopPod, pods...)
+	add(OpStopPod, pointRecord)
+	add(OpRemovePod, pointIntent)
+	add(OpRemovePod, pods...)
+	add(OpRemovePod, pointForget)
+	add(OpCreateContainer, pointIntent)
+	add(OpCreateContainer, containers...)
+	add(OpUndoContainer, containers...)
+	add(OpStartContainer, pointStarted, pointRecord)
+	add(OpStopContainer, pointSignal, pointKill)
+	add(OpRemoveContainer, pointIntent)
+	add(OpRemoveContainer, containers...)
+	add(OpRemoveContainer, pointForget)
+	return all
+}
+
+func (m *Manager) reached(op Op, name string) error {
+	if m.opts.Hook == nil {
+		return nil
+	}
+	return m.opts.Hook(Point{op, name})
+}
+
+// forward does the steps in order and stops at the first that fails.
+func forward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
+	for _, s := range steps {
+		t.begin(s.name)
+		if err := s.do(ctx, t); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if err := m.reached(op, s.name); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// depth is how far a walk back goes.
+type depth int
+
+const (
+	toStop depth = iota
+	toRemove
+)
+
+// backward undoes all steps in reverse, each within the time that a step of undoing may take. It
+// never stops at an error: what can be given back is given back.
+func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T, d depth) error {
+	var errs []error
+	for _, s := range slices.Backward(steps) {
+		t.begin(s.name)
+		err := s.undo(ctx, m.times.Undo, t, d)
+		if err == nil {
+			err = m.reached(op, s.name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", s.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s step[T]) undo(ctx context.Context, limit time.Duration, t T, d depth) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var errs []error
+	if s.stop != nil {
+		errs = append(errs, s.stop(ctx, t))
+	}
+	if s.remove != nil && d == toRemove {
+		errs = append(errs, s.remove(ctx, t))
+	}
+	return errors.Join(errs...)
+}
