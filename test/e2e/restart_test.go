@@ -2,12 +2,14 @@ package e2e_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"gantry/test/leftovers"
 	"gantry/test/node"
 )
 
@@ -156,5 +158,44 @@ func TestRetriesJoinTheAttemptUnderWay(t *testing.T) {
 	}
 	for id := range ids {
 		n.RemovePod(id)
+	}
+}
+
+// After a reboot pods are still listed, as what they are now, and can be removed; their addresses and
+// directories are given back.
+func TestAfterAReboot(t *testing.T) {
+	for _, env := range []struct {
+		name    string
+		options node.Options
+	}{{"builtin network", node.Options{}}, {"CNI", node.Options{Network: "cni"}}} {
+		t.Run(env.name, func(t *testing.T) {
+			n := node.Start(t, env.options)
+			ref := warm(t, n)
+			pod, container := n.Launch(n.Sandbox("gone"), node.Container("main", ref, "sleep", "100000"))
+			n.Reboot()
+			n.Restart()
+			if p := n.Pod(pod); p.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+				t.Errorf("the pod is %v", p.State)
+			}
+			if s := n.Ended(container); s.ExitCode != 255 || s.Reason != "Unknown" {
+				t.Errorf("exit code %d, reason %s; want 255, Unknown", s.ExitCode, s.Reason)
+			}
+			// The next boot's pod makes what a node keeps; after both are removed there is no more than that.
+			again, _ := n.Launch(n.Sandbox("new"), node.Container("main", ref, "sleep", "100000"))
+			n.RemovePod(again)
+			before, err := leftovers.Take(t.Context(), n.Scope())
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.RemovePod(pod)
+			nothingLeft(t, n, before)
+			for _, line := range before["file"] {
+				if strings.Contains(line, pod) || strings.Contains(line, container) {
+					if _, err = os.Lstat(line); err == nil {
+						t.Errorf("left behind: %s", line)
+					}
+				}
+			}
+		})
 	}
 }
