@@ -1,0 +1,154 @@
+package bridge_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds the wait for an answer that must come; what must not come is waited for briefly.
+const (
+	patience = 5 * time.Second
+	briefly  = 300 * time.Millisecond
+)
+
+// in runs fn in a namespace; "" is the node.
+func in(t testing.TB, ns string, fn func() error) error {
+	t.Helper()
+	if ns == "" {
+		return fn()
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		node, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- err
+			return
+		}
+		fd, err := unix.Open("/var/run/netns/"+ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			_ = unix.Close(fd)
+		}
+		if err == nil {
+			err = fn()
+		}
+		done <- errors.Join(err, unix.Setns(node, unix.CLONE_NEWNET), unix.Close(node))
+	}()
+	return <-done
+}
+
+// serve answers each connection or packet in a namespace with "name client-address".
+func serve(t testing.TB, ns, name, network string, at int) {
+	t.Helper()
+	addr := fmt.Sprintf(":%d", at)
+	err := in(t, ns, func() error {
+		if strings.HasPrefix(network, "udp") {
+			c, err := net.ListenPacket(network, addr)
+			if err == nil {
+				t.Cleanup(func() { _ = c.Close() })
+				go answerPackets(c, name)
+			}
+			return err
+		}
+		l, err := net.Listen(network, addr)
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+			go answerConns(l, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("serve %s in %s: %v", network, name, err)
+	}
+}
+
+func answerConns(l net.Listener, name string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = fmt.Fprintf(c, "%s %s", name, c.RemoteAddr())
+		_ = c.Close()
+	}
+}
+
+func answerPackets(c net.PacketConn, name string) {
+	buf := make([]byte, 64)
+	for {
+		_, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		_, _ = c.WriteTo([]byte(name+" "+from.String()), from)
+	}
+}
+
+// ask connects from a namespace and returns who answered and the client's address as the server saw it.
+func ask(t testing.TB, ns, network, to string, wait time.Duration) (who string, seen netip.Addr, err error) {
+	t.Helper()
+	var answer string
+	err = in(t, ns, func() error {
+		c, err := net.DialTimeout(network, to, wait)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		answer, err = exchange(c, wait)
+		return err
+	})
+	if err != nil {
+		return "", netip.Addr{}, err
+	}
+	who, from, _ := strings.Cut(answer, " ")
+	return who, netip.MustParseAddrPort(from).Addr().Unmap(), nil
+}
+
+func exchange(c net.Conn, wait time.Duration) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
+		return "", err
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 128)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
+}
+
+// hostPort is "address:port" for either IP family.
+func hostPort(a any, p int) string { return net.JoinHostPort(fmt.Sprint(a), fmt.Sprint(p)) }
+
+// outside is a machine on the node's other side: it has no route to the pods' addresses.
+type outside struct {
+	*netNS
+	nodeV4, nodeV6 string // the node's addresses on its side
+	v4, v6         string
+}
+
+func newOutside(t testing.TB) *outside {
+	t.Helper()
+	o := &outside{
+		netNS: newNetNS(t), nodeV4: "192.0.2.1", nodeV6: "2001:db8::1", v4: "192.0.2.2", v6: "2001:db8::2",
+	}
+	run(t, "", "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", o.name)
+	t.Cleanup(func() { _, _ = try("", "ip", "link", "del", "uplink") })
+	for _, c := range []struct{ ns, link, v4, v6 string }{
+		{"", "uplink", o.nodeV4, o.nodeV6}, {o.name, "eth0", o.v4, o.v6},
+	} {
+		run(t, c.ns, "ip", "addr", "add", c.v4+"/24", "dev", c.link)
+		run(t, c.ns, "ip", "addr", "add", c.v6+"/64", "dev", c.link, "nodad")
+		run(t, c.ns, "ip", "link", "set", c.link, "up")
+	}
+	return o
+}
