@@ -27,6 +27,28 @@ func Times(n int32, f Fault) Fault {
 	}
 }
 
+// After serves n requests before f answers the others.
+func After(n int32, f Fault) Fault {
+	var seen atomic.Int32
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		return seen.Add(1) > n && f(w, r, next)
+	}
+}
+
+// NoRanges refuses requests for a part of a blob.
+func NoRanges() Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		return r.Header.Get("Range") != "" && Status(http.StatusRequestedRangeNotSatisfiable)(w, r, next)
+	}
+}
+
+// Either tries a and then b.
+func Either(a, b Fault) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		return a(w, r, next) || b(w, r, next)
+	}
+}
+
 // Status answers with an HTTP status.
 func Status(code int) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {
@@ -75,6 +97,22 @@ func Corrupt() Fault {
 	}
 }
 
+// ranges serves requests for the rest of a blob, as registries do: the one underneath wants to be told
+// where the rest ends.
+func ranges(store http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || r.Header.Get("Range") == "" {
+			store.ServeHTTP(w, r)
+			return
+		}
+		whole := r.Clone(r.Context())
+		whole.Header.Del("Range")
+		rec := httptest.NewRecorder()
+		store.ServeHTTP(rec, whole)
+		http.ServeContent(w, r, "", Epoch, bytes.NewReader(rec.Body.Bytes()))
+	})
+}
+
 func sendHalf(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	rec := record(w, r, next)
 	w.WriteHeader(rec.Code)
@@ -92,4 +130,15 @@ func record(w http.ResponseWriter, r *http.Request, next http.Handler) *httptest
 		w.Header()[k] = v
 	}
 	return rec
+}
+
+// Edit changes the body of the answer, which keeps no length of its own.
+func Edit(change func([]byte) []byte) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		rec := record(w, r, next)
+		w.Header().Del("Content-Length")
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(change(rec.Body.Bytes()))
+		return true
+	}
 }

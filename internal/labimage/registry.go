@@ -62,7 +62,7 @@ func Serve(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	store := ranges(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	s := &Server{Host: l.Addr().String(), requests: make(map[string]int), auth: c.Auth}
 	s.direct = httptest.NewServer(store)
 	s.public = httptest.NewUnstartedServer(s.handler(store))

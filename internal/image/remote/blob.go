@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
@@ -80,23 +81,34 @@ func (b *blob) open() error {
 	if err != nil {
 		return err
 	}
+	if b.body, err = b.fetch(f, b.done); rangeRefused(err) && b.done > 0 {
+		b.body, err = b.fetch(f, 0)
+		if err == nil {
+			_, err = io.CopyN(io.Discard, b.body, b.done)
+		}
+	}
+	return err
+}
+
+// fetch asks for the content from offset on.
+func (b *blob) fetch(f remotes.Fetcher, offset int64) (io.ReadCloser, error) {
 	body, err := f.Fetch(b.watch.ctx, b.desc)
+	if err != nil || offset == 0 {
+		return body, err
+	}
+	seeker, ok := body.(io.ReadSeekCloser)
+	if !ok {
+		_ = body.Close()
+		return nil, fmt.Errorf("resume at byte %d: %w", offset, errdefs.ErrNotImplemented)
+	}
+	if _, err = seeker.Seek(offset, io.SeekStart); err == nil {
+		_, err = seeker.Read(nil) // sends the request
+	}
 	if err != nil {
-		return err
+		_ = body.Close()
+		return nil, err
 	}
-	if b.done > 0 {
-		seeker, ok := body.(io.Seeker)
-		if !ok {
-			_ = body.Close()
-			return fmt.Errorf("resume at byte %d: %w", b.done, errdefs.ErrNotImplemented)
-		}
-		if _, err := seeker.Seek(b.done, io.SeekStart); err != nil {
-			_ = body.Close()
-			return err
-		}
-	}
-	b.body = body
-	return nil
+	return body, nil
 }
 
 // again decides whether to resume after err: nil means that the next read opens a new connection.

@@ -59,3 +59,9 @@ func statusClass(code int) error {
 func temporary(err error) bool {
 	return errdefs.IsUnavailable(err) && !errors.Is(err, errStalled)
 }
+
+// rangeRefused says that a registry does not send parts of a blob.
+func rangeRefused(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return errors.As(err, &status) && status.StatusCode == http.StatusRequestedRangeNotSatisfiable
+}
