@@ -1,0 +1,153 @@
+package holder
+
+import (
+	"encoding/json"
+	"errors"
+	"log"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/atomicfile"
+	"gantry/internal/keeper/wire"
+)
+
+// reap takes every ended child. Claimed ones go on record; others are remembered, because a process
+// may end before the worker has read its pid.
+func (h *holder) reap() {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if pid <= 0 || err != nil {
+			return
+		}
+		now := time.Now()
+		switch _, claimed := h.claims[pid]; {
+		case claimed:
+			h.record(pid, status(ws, now))
+		case pid == h.worker:
+			h.countCrash(ws)
+		default:
+			h.loose[pid] = death{ws, now}
+			h.forgetLoose(now)
+		}
+	}
+}
+
+func (h *holder) forgetLoose(now time.Time) {
+	if len(h.loose) < 256 {
+		return
+	}
+	for pid, d := range h.loose {
+		if now.Sub(d.at) > looseFor {
+			delete(h.loose, pid)
+		}
+	}
+}
+
+func status(ws unix.WaitStatus, at time.Time) wire.Exit {
+	if ws.Signaled() {
+		return wire.Exit{Code: 128 + int32(ws.Signal()), At: at}
+	}
+	return wire.Exit{Code: int32(ws.ExitStatus()), At: at}
+}
+
+// claim notes whose process a pid is. A repeated claim changes nothing.
+func (h *holder) claim(f frame) error {
+	var c wire.Claim
+	if err := f.Into(&c); err != nil {
+		wire.CloseAll(f.fds)
+		return err
+	}
+	defer wire.CloseAll(f.fds)
+	if _, known := h.claims[c.Pid]; known {
+		return nil
+	}
+	h.claims[c.Pid] = c
+	if d, ended := h.loose[c.Pid]; ended {
+		delete(h.loose, c.Pid)
+		h.record(c.Pid, status(d.status, d.at))
+		return nil
+	}
+	if child(c.Pid) {
+		return nil
+	}
+	if len(f.fds) == 0 {
+		h.record(c.Pid, unknown())
+		return nil
+	}
+	fd, err := unix.FcntlInt(uintptr(f.fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	go h.watch(c.Pid, fd)
+	return nil
+}
+
+// child says whether pid is a child, ended or not, without reaping it.
+func child(pid int) bool {
+	err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil
+}
+
+// watch waits for a process that another one reaps: the child of a holder that died.
+func (h *holder) watch(pid, fd int) {
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer func() { _ = f.Close() }()
+	if err := unix.SetNonblock(fd, true); err != nil {
+		log.Printf("watch %d: %v", pid, err)
+	}
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(p, -1); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	h.exits <- exit{pid, after(fd)}
+}
+
+// after asks the kernel how a process ended that somebody else reaps: Linux 6.15 and later tell it
+// once the process was reaped, which may take its parent a moment.
+func after(pidfd int) wire.Exit {
+	for wait := time.Millisecond; wait < 5*time.Second; wait *= 2 {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil {
+			break
+		}
+		if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			return status(unix.WaitStatus(info.Exit_code), time.Now())
+		}
+		time.Sleep(wait)
+	}
+	return unknown()
+}
+
+func unknown() wire.Exit { return wire.Exit{Code: 255, At: time.Now(), Unknown: true} }
+
+// record puts an exit on disk, then tells the worker, in that order: what was announced is never
+// forgotten, and a worker that is dead now finds the record.
+func (h *holder) record(pid int, e wire.Exit) {
+	c, ok := h.claims[pid]
+	if !ok {
+		return
+	}
+	delete(h.claims, pid)
+	data, err := json.Marshal(e)
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(c.Dir, wire.ExitFile), data, 0o600)
+	}
+	if err != nil {
+		log.Printf("record exit of %s: %v", c.Key, err)
+	}
+	f := &wire.Frame{Op: wire.OpExit}
+	if err := f.SetBody(wire.Ended{Key: c.Key, Pid: pid, Exit: e}); err != nil {
+		log.Print(err)
+		return
+	}
+	h.send(f)
+}

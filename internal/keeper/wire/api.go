@@ -1,0 +1,65 @@
+package wire
+
+import (
+	"os"
+	"time"
+)
+
+// Runtime is the OCI runtime of one container; see keeper.Runtime.
+type Runtime struct {
+	Path string   `json:"path"`           // the binary
+	Args []string `json:"args,omitempty"` // global arguments before the command
+}
+
+// Create asks for a container; see keeper.Create.
+type Create struct {
+	Key        string  `json:"key"` // also the id given to the OCI runtime
+	Runtime    Runtime `json:"runtime"`
+	Bundle     string  `json:"bundle"`               // directory with config.json and the mounted root file system
+	LogPath    string  `json:"logPath,omitempty"`    // absolute; "" reads output and drops it
+	CgroupPath string  `json:"cgroupPath,omitempty"` // below the cgroup mount, watched for OOM kills
+	Stdin      bool    `json:"stdin,omitempty"`
+	StdinOnce  bool    `json:"stdinOnce,omitempty"` // the first attach that ends closes stdin
+	TTY        bool    `json:"tty,omitempty"`
+}
+
+// Exec asks for a further process in a container; see keeper.Exec. The files travel beside the frame.
+type Exec struct {
+	Key     string   `json:"key"`
+	Process []byte   `json:"process"` // OCI process, JSON
+	TTY     bool     `json:"tty,omitempty"`
+	Stdin   *os.File `json:"-"`
+	Stdout  *os.File `json:"-"`
+	Stderr  *os.File `json:"-"`
+}
+
+// Attach asks for a container's streams; see keeper.Attach. The files travel beside the frame.
+type Attach struct {
+	Key    string   `json:"key"`
+	Stdout *os.File `json:"-"`
+	Stderr *os.File `json:"-"`
+}
+
+// Exit is how a process ended; see keeper.Exit.
+type Exit struct {
+	Code      int32     `json:"code"` // 128+n for signal n
+	At        time.Time `json:"at"`
+	OOMKilled bool      `json:"oomKilled,omitempty"`
+	Unknown   bool      `json:"unknown,omitempty"` // nobody saw it; Code is 255
+}
+
+// State is a container as the keeper sees it; see keeper.State.
+type State struct {
+	Key        string `json:"key"`
+	Phase      string `json:"phase"` // "creating", "created", "running", "exited"
+	Pid        int    `json:"pid,omitempty"`
+	Bundle     string `json:"bundle"`
+	CgroupPath string `json:"cgroupPath,omitempty"`
+	Exit       *Exit  `json:"exit,omitempty"`
+}
+
+// Event is an exit or an OOM kill; see keeper.Event.
+type Event struct {
+	Key  string `json:"key"`
+	Exit *Exit  `json:"exit,omitempty"`
+}

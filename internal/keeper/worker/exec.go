@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/atomicfile"
+	"gantry/internal/keeper/wire"
+)
+
+const execRecord = "exec.json"
+
+// session is a process that was run in a container besides its main one.
+type session struct {
+	execSaved
+	w      *Worker
+	dir    string
+	cgroup string
+
+	once  sync.Once
+	exit  wire.Exit     // set before ended is closed
+	ended chan struct{} // closed when the process has ended
+	asked chan struct{} // closed when a client has asked for a session that was recovered
+	ask   sync.Once
+}
+
+// execSaved is exec.json.
+type execSaved struct {
+	ID    string `json:"id"`
+	Key   string `json:"key"`
+	Pid   int    `json:"pid"`
+	Began uint64 `json:"began"`
+}
+
+func (w *Worker) newSession(s execSaved) *session {
+	return &session{execSaved: s, w: w, dir: w.execDir(s.ID), ended: make(chan struct{}), asked: make(chan struct{})}
+}
+
+func (w *Worker) session(id string) *session {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.execs[id]
+}
+
+// exec runs a process on the files of the request, or on a terminal whose master it returns.
+func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, master int, err error) {
+	c, err := w.find(req.Key)
+	if err != nil {
+		return nil, -1, err
+	}
+	if !validKey(req.ID) {
+		return nil, -1, wire.Errorf(wire.CodeInvalid, "exec id %q", req.ID)
+	}
+	if s := c.state(); s.Exit != nil || s.Phase != phaseRunning {
+		return nil, -1, wire.Errorf(wire.CodePrecondition, "exec in container %s: it is %s", req.Key, s.Phase)
+	}
+	x = w.newSession(execSaved{ID: req.ID, Key: req.Key})
+	x.cgroup = c.CgroupPath
+	if err := os.MkdirAll(x.dir, 0o700); err != nil {
+		return nil, -1, fmt.Errorf("exec directory: %w", err)
+	}
+	w.mu.Lock()
+	w.execs[x.ID] = x
+	w.mu.Unlock()
+	if master, err = x.run(c, req, files); err != nil {
+		x.forget()
+		return nil, -1, fmt.Errorf("exec in container %s: %w", req.Key, err)
+	}
+	return x, master, nil
+}
+
+func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (master int, err error) {
+	process := filepath.Join(x.dir, "process.json")
+	if err := os.WriteFile(process, req.Process, 0o600); err != nil {
+		return -1, fmt.Errorf("exec process: %w", err)
+	}
+	pidFile := filepath.Join(x.dir, "pid")
+	args := []string{"exec", "--process", process, "--pid-file", pidFile, "--detach"}
+	master = -1
+	if req.TTY {
+		err = withConsole(x.dir, func(socket string) error {
+			return invoke(c.Runtime, execLimit, x.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
+		}, func(fd int) error {
+			master = fd
+			return nil
+		})
+	} else {
+		var stdio [3]*os.File
+		for i, n := range req.Stdio {
+			if n < 0 || n > 2 || i >= len(files) {
+				return -1, wire.Errorf(wire.CodeInvalid, "exec: stream %d", n)
+			}
+			stdio[n] = files[i]
+		}
+		err = invoke(c.Runtime, execLimit, x.dir, stdio, append(args, c.Key)...)
+	}
+	if err == nil {
+		x.Pid, err = readPid(pidFile)
+	}
+	if err == nil {
+		x.Began = startTime(x.Pid)
+		err = x.claim()
+	}
+	if err != nil && master >= 0 {
+		_ = unix.Close(master)
+	}
+	return master, err
+}
+
+// claim puts the exec on record and has the holder tell how it ends.
+func (x *session) claim() error {
+	data, err := json.Marshal(x.execSaved)
+	if err != nil {
+		return fmt.Errorf("record exec: %w", err)
+	}
+	if err := atomicfile.Write(filepath.Join(x.dir, execRecord), data, 0o600); err != nil {
+		return fmt.Errorf("record exec: %w", err)
+	}
+	m := wire.Claim{Key: execKey + x.ID, Pid: x.Pid, Dir: x.dir}
+	fd, err := openPidfd(x.Pid, x.Began)
+	if err != nil {
+		return x.w.tell(wire.OpClaim, m)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return x.w.tell(wire.OpClaim, m, fd)
+}
+
+func (x *session) end(e wire.Exit) {
+	x.once.Do(func() {
+		x.exit = e
+		close(x.ended)
+	})
+}
+
+// kill ends the process, its descendants, and what else is in its session: those that left it by
+// two forks and a new session cannot be told from the container's own.
+func (x *session) kill() error {
+	select {
+	case <-x.ended:
+		return nil
+	default:
+	}
+	if x.Pid == 0 || startTime(x.Pid) != x.Began {
+		return nil
+	}
+	for _, pid := range x.family() {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill exec %s: %w", x.ID, err)
+		}
+	}
+	return nil
+}
+
+func (x *session) family() []int {
+	stats := map[int]stat{}
+	candidates := cgroupProcesses(x.cgroup)
+	if len(candidates) == 0 {
+		candidates = processes()
+	}
+	for _, pid := range candidates {
+		if s, ok := readStat(pid); ok {
+			stats[pid] = s
+		}
+	}
+	family := []int{x.Pid}
+	in := map[int]bool{x.Pid: true}
+	for grown := true; grown; {
+		grown = false
+		for pid, s := range stats {
+			if !in[pid] && (in[s.parent] || s.session == x.Pid) {
+				in[pid], grown = true, true
+				family = append(family, pid)
+			}
+		}
+	}
+	return family
+}
+
+// forget removes the exec's record.
+func (x *session) forget() {
+	x.w.mu.Lock()
+	delete(x.w.execs, x.ID)
+	x.w.mu.Unlock()
+	if err := os.RemoveAll(x.dir); err != nil {
+		log.Printf("remove exec: %v", err)
+	}
+}
+
+// orphanLimit is how long an exec whose worker died waits for its client to come back.
+const orphanLimit = time.Minute
+
+// orphan kills a recovered exec that nobody asks for.
+func (x *session) orphan() {
+	select {
+	case <-x.asked:
+		return
+	case <-time.After(orphanLimit):
+	}
+	if err := x.kill(); err != nil {
+		log.Print(err)
+	}
+	<-x.ended
+	x.forget()
+}

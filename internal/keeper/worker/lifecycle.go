@@ -1,0 +1,143 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"sort"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/keeper/wire"
+)
+
+// start lets a created container run. A worker may have died between the start and its record, so
+// the record says first that a start may have happened.
+func (w *Worker) start(key string) error {
+	c, err := w.find(key)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	phase := c.Phase
+	c.mu.Unlock()
+	if phase == phaseRunning {
+		return nil
+	}
+	if phase == phaseCreated {
+		if err := c.save(phaseStarting); err != nil {
+			return err
+		}
+	}
+	err = invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", key)
+	if err != nil && phase == phaseStarting && !c.waitsForStart() {
+		err = nil // the start that was interrupted had been heard
+	}
+	if err != nil {
+		if saveErr := c.save(phaseCreated); saveErr != nil {
+			log.Print(saveErr)
+		}
+		return fmt.Errorf("start container %s: %w", key, err)
+	}
+	return c.save(phaseRunning)
+}
+
+// waitsForStart says whether the OCI runtime still calls the container created.
+func (c *container) waitsForStart() bool {
+	path := filepath.Join(c.dir, "state")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = f.Close(); _ = os.Remove(path) }()
+	if err := invoke(c.Runtime, startLimit, c.dir, [3]*os.File{nil, f, nil}, "state", c.Key); err != nil {
+		return true
+	}
+	return readStatus(path) == "created"
+}
+
+// signal sends a signal to the main process, through its pidfd, or to all of the container's
+// cgroup. What has ended is no error.
+func (w *Worker) signal(t wire.Target) error {
+	if x := w.session(t.Key); x != nil {
+		return x.kill()
+	}
+	c, err := w.find(t.Key)
+	if err != nil {
+		return err
+	}
+	sig := syscall.Signal(t.Signal)
+	if t.Signal < 0 || t.Signal > 64 {
+		return wire.Errorf(wire.CodeInvalid, "signal %d", t.Signal)
+	}
+	if t.All {
+		killCgroup(c.CgroupPath, sig)
+	}
+	c.mu.Lock()
+	ended, pidfd, ok := c.exit != nil, c.held[filePidfd], c.held[filePidfd] > 0
+	c.mu.Unlock()
+	if ended || !ok || t.All {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal container %s: %w", t.Key, err)
+	}
+	return nil
+}
+
+// delete removes a container, killing what runs. One that is not there is no error.
+func (w *Worker) delete(key string) error {
+	w.mu.Lock()
+	c := w.containers[key]
+	w.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	remove := c.remove
+	if c.half() {
+		remove = c.scrap
+	}
+	if err := remove(); err != nil {
+		return fmt.Errorf("delete container %s: %w", key, err)
+	}
+	return nil
+}
+
+// awaitEnd gives a killed container the moment until its exit is known and announced.
+func (c *container) awaitEnd() {
+	select {
+	case <-c.exited:
+	case <-time.After(5 * time.Second):
+		log.Printf("container %s was deleted before its end was seen", c.Key)
+	}
+}
+
+// reopen goes on in the file at the log's path.
+func (w *Worker) reopen(key string) error {
+	c, err := w.find(key)
+	if err != nil {
+		return err
+	}
+	return c.log.reopen(func(fd int) error {
+		return c.keep(map[string]int{fileLog: fd})
+	})
+}
+
+func (w *Worker) list() []wire.State {
+	w.mu.Lock()
+	all := make([]*container, 0, len(w.containers))
+	for _, c := range w.containers {
+		all = append(all, c)
+	}
+	w.mu.Unlock()
+	states := make([]wire.State, 0, len(all))
+	for _, c := range all {
+		states = append(states, c.state())
+	}
+	sort.Slice(states, func(i, j int) bool { return states[i].Key < states[j].Key })
+	return states
+}

@@ -1,0 +1,141 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/crilog"
+	"gantry/internal/keeper/wire"
+)
+
+// logFile is the log of one container, written by its streams one batch at a time. The holder keeps
+// its descriptor, so that a successor completes a batch in the same file even if it was renamed.
+type logFile struct {
+	path string
+	stop chan struct{} // closed when the container is deleted
+
+	mu sync.Mutex
+	fd int // -1: output is dropped
+}
+
+// openLog opens the log for appending. made says that it was not there before.
+func openLog(path string) (fd int, made bool, err error) {
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY
+	fd, err = unix.Open(path, flags|unix.O_EXCL, 0o640)
+	if err == nil {
+		return fd, true, nil
+	}
+	if errors.Is(err, unix.EEXIST) {
+		fd, err = unix.Open(path, flags, 0o640)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return -1, false, wire.Errorf(wire.CodeNotFound, "open log %s: %v", path, err)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR):
+		return -1, false, wire.Errorf(wire.CodeInvalid, "open log %s: %v", path, err)
+	case err != nil:
+		return -1, false, fmt.Errorf("open log %s: %w", path, err)
+	}
+	return fd, false, nil
+}
+
+// append logs one batch of s, formatted into out. Where the file cannot be written, the output waits
+// until it can: nothing is dropped.
+func (l *logFile) append(s *stream, raw, out []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.fd < 0 {
+		s.st.begin(len(raw), 0, 0)
+		s.st.commit()
+		return
+	}
+	s.st.begin(len(raw), now.UnixNano(), l.size())
+	l.write(crilog.Format(out, now, s.name, raw))
+	s.st.commit()
+}
+
+// complete writes what the file lacks of a batch that began at offset.
+func (l *logFile) complete(out []byte, offset int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 {
+		return
+	}
+	have := l.size() - offset
+	l.write(out[max(0, min(have, int64(len(out)))):])
+}
+
+func (l *logFile) size() int64 {
+	var st unix.Stat_t
+	if err := unix.Fstat(l.fd, &st); err != nil {
+		log.Printf("%s: %v", l.path, err)
+	}
+	return st.Size
+}
+
+// write appends all of out, waiting as long as the disk is full.
+func (l *logFile) write(out []byte) {
+	said := false
+	for len(out) > 0 {
+		n, err := unix.Write(l.fd, out)
+		out = out[max(n, 0):]
+		if err == nil || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if !said {
+			log.Printf("%s: output waits: %v", l.path, err)
+			said = true
+		}
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// reopen goes on in the file that now has the log's path. keep gives the new descriptor to the
+// holder; no batch is under way while it does.
+func (l *logFile) reopen(keep func(fd int) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.path == "" {
+		return nil
+	}
+	fd, _, err := openLog(l.path)
+	if err != nil {
+		return err
+	}
+	if err := keep(fd); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	if l.fd >= 0 {
+		_ = unix.Close(l.fd)
+	}
+	l.fd = fd
+	return nil
+}
+
+func (l *logFile) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd >= 0 {
+		_ = unix.Close(l.fd)
+		l.fd = -1
+	}
+}
+
+// removeMade removes a log that a create which failed had made.
+func removeMade(path string, made bool) {
+	if made {
+		_ = os.Remove(path)
+	}
+}

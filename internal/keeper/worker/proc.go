@@ -1,0 +1,181 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stat is what is used of /proc/<pid>/stat (proc_pid_stat(5)).
+type stat struct {
+	parent  int
+	session int
+	began   uint64 // clock ticks after boot
+}
+
+func readStat(pid int) (stat, bool) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return stat{}, false
+	}
+	// The name, in parentheses, may contain anything.
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) < 20 {
+		return stat{}, false
+	}
+	parent, err1 := strconv.Atoi(f[1])
+	session, err2 := strconv.Atoi(f[3])
+	began, err3 := strconv.ParseUint(f[19], 10, 64)
+	return stat{parent, session, began}, errors.Join(err1, err2, err3) == nil
+}
+
+// startTime is when a process began, in clock ticks after boot; 0 when there is none.
+func startTime(pid int) uint64 {
+	s, _ := readStat(pid)
+	return s.began
+}
+
+// killOrphans ends what a dead worker's run of an OCI command on key left: the runtime and the
+// processes it forked, which still have its arguments. They are the holder's children now.
+func (w *Worker) killOrphans(command, key string) {
+	holder := os.Getppid()
+	for range 100 {
+		found := false
+		for _, pid := range processes() {
+			if s, ok := readStat(pid); !ok || s.parent != holder {
+				continue
+			}
+			line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+			args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+			if err != nil || args[len(args)-1] != key || !slices.Contains(args, command) {
+				continue
+			}
+			found = true
+			killAndWait(pid)
+		}
+		if !found {
+			return
+		}
+	}
+}
+
+func killAndWait(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = unix.Close(fd) }()
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+}
+
+func processes() []int {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = d.Close() }()
+	names, _ := d.Readdirnames(-1)
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupDirs are the directories of a cgroup: one with v2, one a hierarchy with v1.
+func cgroupDirs(path string) []string {
+	if path == "" || path == "/" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
+		return []string{filepath.Join(cgroupRoot, path)}
+	}
+	dirs, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", path))
+	return dirs
+}
+
+// cgroupProcesses are the processes of a cgroup and of those below it.
+func cgroupProcesses(path string) []int {
+	var pids []int
+	for _, dir := range cgroupDirs(path) {
+		_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return nil
+			}
+			data, _ := os.ReadFile(filepath.Join(p, "cgroup.procs"))
+			for line := range strings.Lines(string(data)) {
+				if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
+					pids = append(pids, pid)
+				}
+			}
+			return nil
+		})
+		if len(pids) > 0 {
+			break // every hierarchy of v1 has the same
+		}
+	}
+	return pids
+}
+
+// killCgroup signals every process of a cgroup. SIGKILL is repeated until none is left, because
+// they may fork meanwhile.
+func killCgroup(path string, sig syscall.Signal) {
+	dirs := cgroupDirs(path)
+	if len(dirs) == 0 {
+		return
+	}
+	if sig == unix.SIGKILL && os.WriteFile(filepath.Join(dirs[0], "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	for range 200 {
+		pids := cgroupProcesses(path)
+		for _, pid := range pids {
+			_ = unix.Kill(pid, sig)
+		}
+		if len(pids) == 0 || sig != unix.SIGKILL {
+			return
+		}
+		time.Sleep(time.Millisecond) // a killed process leaves its cgroup when it is reaped
+	}
+}
+
+// removeCgroup removes an empty cgroup and the empty ones below it.
+func removeCgroup(path string) {
+	for _, dir := range cgroupDirs(path) {
+		var all []string
+		_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				all = append(all, p)
+			}
+			return nil
+		})
+		for _, p := range slices.Backward(all) {
+			_ = os.Remove(p)
+		}
+	}
+}
+
+// readStatus takes the status from what an OCI runtime's state command wrote.
+func readStatus(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	var s struct{ Status string }
+	_ = json.Unmarshal(data, &s)
+	return s.Status
+}

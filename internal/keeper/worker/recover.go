@@ -1,0 +1,200 @@
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/atomicfile"
+	"gantry/internal/keeper/wire"
+)
+
+// recover takes over what the last worker had: the records in the state directory and what the
+// holder kept. After the death of both, only the records are left, and FIFOs are opened again.
+func (w *Worker) recover(held map[string]int) error {
+	files := map[string]map[string]int{}
+	for name, fd := range held {
+		key, short, _ := strings.Cut(name, "/")
+		if files[key] == nil {
+			files[key] = map[string]int{}
+		}
+		files[key][short] = fd
+	}
+	for _, sub := range []string{"c", "x"} {
+		if err := os.MkdirAll(filepath.Join(w.opt.StateDir, sub), 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+	}
+	keys, err := os.ReadDir(filepath.Join(w.opt.StateDir, "c"))
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	for _, d := range keys {
+		key := d.Name()
+		if err := w.recoverContainer(key, files[key]); err != nil {
+			log.Printf("recover container %s: %v", key, err)
+			continue
+		}
+		delete(files, key)
+	}
+	for key, left := range files { // of containers that were being removed
+		m := wire.Names{}
+		for name, fd := range left {
+			m.Names = append(m.Names, key+"/"+name)
+			_ = unix.Close(fd)
+		}
+		if err := w.tell(wire.OpDrop, m); err != nil {
+			return err
+		}
+	}
+	return w.recoverExecs()
+}
+
+func (w *Worker) recoverContainer(key string, held map[string]int) error {
+	var s saved
+	if err := readJSON(filepath.Join(w.containerDir(key), recordName), &s); err != nil {
+		if errors.Is(err, os.ErrNotExist) { // before a create's first record, or after a delete's last
+			return os.RemoveAll(w.containerDir(key))
+		}
+		return err
+	}
+	c := w.newContainer(s)
+	for name, fd := range held {
+		c.held[name] = fd
+	}
+	w.containers[key] = c
+	if s.Phase == phaseCreating { // waits for the create that is repeated, or a delete
+		return nil
+	}
+	if err := c.prepare(); err != nil {
+		return err
+	}
+	if err := c.connect(); err != nil {
+		return err
+	}
+	if _, err := readExit(c.dir); err != nil {
+		if err := c.claim(); err != nil {
+			return err
+		}
+	}
+	c.run()
+	return nil
+}
+
+func (w *Worker) recoverExecs() error {
+	ids, err := os.ReadDir(filepath.Join(w.opt.StateDir, "x"))
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	for _, d := range ids {
+		var s execSaved
+		dir := w.execDir(d.Name())
+		if err := readJSON(filepath.Join(dir, execRecord), &s); err != nil {
+			if err := w.abortExec(dir); err != nil {
+				log.Printf("recover exec %s: %v", d.Name(), err)
+			}
+			continue
+		}
+		x := w.newSession(s)
+		if c := w.containers[s.Key]; c != nil {
+			x.cgroup = c.CgroupPath
+		}
+		w.execs[s.ID] = x
+		if e, err := readExit(dir); err == nil {
+			x.end(*e)
+		} else if err := x.claim(); err != nil {
+			return err
+		}
+		go x.orphan()
+	}
+	return nil
+}
+
+// abortExec ends an exec that had begun and was not on record when its worker died.
+func (w *Worker) abortExec(dir string) error {
+	for _, pid := range processes() {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(line), filepath.Join(dir, "process.json")) {
+			killAndWait(pid)
+		}
+	}
+	if pid, err := readPid(filepath.Join(dir, "pid")); err == nil {
+		if s, ok := readStat(pid); ok && s.parent == os.Getppid() {
+			killAndWait(pid)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+func readJSON(path string, v any) error {
+	if atomicfile.IsTemporary(path) {
+		return os.ErrNotExist
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// handOver starts a new holder in place of the one that is gone, gives it every descriptor and
+// claim, and returns, so that this worker ends: the new holder starts its own. So containers with a
+// terminal outlive their holder, too.
+func (w *Worker) handOver(listener int) error {
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return err
+	}
+	args := []string{"gantry-keeper", "--state", w.opt.StateDir, "--cgroup", w.opt.CgroupPath, "--adopt"}
+	_, err = syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, 1, 2, uintptr(theirs), 4},
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	_ = unix.Close(theirs)
+	if err != nil {
+		return fmt.Errorf("start a new holder: %w", err)
+	}
+	link, err := wire.NewConn(ours)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock() // for good: nothing begins any more
+	w.holder = link
+	if err := w.tell(wire.OpHold, wire.Names{Names: []string{wire.SocketName}}, listener); err != nil {
+		return err
+	}
+	for _, c := range w.containers {
+		c.mu.Lock()
+		held, runs := maps.Clone(c.held), c.Pid > 0 && c.exit == nil
+		c.mu.Unlock()
+		if len(held) > 0 {
+			if err := c.keep(held); err != nil {
+				return err
+			}
+		}
+		if runs {
+			if err := c.claim(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, x := range w.execs {
+		if x.Pid > 0 {
+			if err := x.claim(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

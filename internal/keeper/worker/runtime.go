@@ -1,0 +1,84 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/keeper/wire"
+)
+
+// How long an OCI runtime may take before it is killed.
+const (
+	createLimit = 4 * time.Minute
+	startLimit  = 2 * time.Minute
+	deleteLimit = 2 * time.Minute
+	execLimit   = 2 * time.Minute
+)
+
+// invoke runs one command of an OCI runtime with the given stdio (nil entries are /dev/null). What
+// the runtime says goes to a log in dir and, if it fails, into the error.
+func invoke(rt wire.Runtime, limit time.Duration, dir string, stdio [3]*os.File, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	said := filepath.Join(dir, "runtime.log")
+	_ = os.Remove(said)
+	all := append(append([]string{}, rt.Args...), "--log", said, "--log-format", "json")
+	cmd := exec.CommandContext(ctx, rt.Path, append(all, args...)...)
+	// The runtime's own helpers are killed with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	if stdio[0] != nil {
+		cmd.Stdin = stdio[0]
+	}
+	if stdio[1] != nil {
+		cmd.Stdout = stdio[1]
+	}
+	if stdio[2] != nil {
+		cmd.Stderr = stdio[2]
+	}
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return wire.Errorf(wire.CodeDeadline, "%s %s: no answer in %v", rt.Path, args[0], limit)
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return wire.Errorf(wire.CodeNotFound, "OCI runtime %s: %v", rt.Path, err)
+	case errors.Is(err, fs.ErrPermission):
+		return wire.Errorf(wire.CodePrecondition, "OCI runtime %s: %v", rt.Path, err)
+	}
+	return wire.Errorf(wire.CodeUnknown, "%s %s: %s", filepath.Base(rt.Path), args[0], complaint(said, err))
+}
+
+// complaint is what the runtime wrote before it failed.
+func complaint(path string, failure error) string {
+	data, err := os.ReadFile(path)
+	if err != nil || len(bytes.TrimSpace(data)) == 0 {
+		return failure.Error()
+	}
+	data = data[max(0, len(data)-8<<10):]
+	var texts []string
+	for line := range bytes.Lines(data) {
+		var entry struct{ Level, Msg string }
+		if json.Unmarshal(line, &entry) != nil {
+			texts = append(texts, strings.TrimSpace(string(line)))
+		} else if entry.Level == "" || entry.Level == "error" || entry.Level == "fatal" {
+			texts = append(texts, strings.TrimSpace(entry.Msg))
+		}
+	}
+	if len(texts) == 0 {
+		return failure.Error()
+	}
+	return strings.Join(texts, ": ")
+}

@@ -1,0 +1,142 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A stage is where the output of one stream waits between the container's FIFO and the log. It is a
+// memory file that the holder keeps, so it outlives the worker:
+//
+//	page 0     the record: how far the log has come, and the batch that is being appended
+//	then       the bytes of the stream, from the container's start; those in the log are punched out
+//
+// A splice from a FIFO to a memory file takes from the one exactly what it adds to the other, also
+// when a SIGKILL arrives in the middle: the file's size says what came. So every byte is at any
+// moment in the FIFO, or in the stage, or before record.done and in the log.
+type stage struct {
+	fd      int
+	page    []byte // page 0, mapped
+	rec     *record
+	size    int64 // bytes that ever came
+	punched int64 // file offset below which nothing is kept
+}
+
+// record is shared memory; a successor continues from it. A batch is [done, end): at and offset are
+// valid while end > done.
+type record struct {
+	done   int64 // bytes that are in the log
+	end    int64 // where the batch ends that is being appended
+	at     int64 // its stamp, in ns since 1970
+	offset int64 // the log file's size before it
+}
+
+const (
+	recordSize = 4096
+	// window is the most that waits in a stage: more than a piece, so that there is always progress.
+	window = 32 << 10
+)
+
+// newStage makes an empty stage's memory file.
+func newStage(name string) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("make stage: %w", err)
+	}
+	if err := unix.Ftruncate(fd, recordSize); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("make stage: %w", err)
+	}
+	return fd, nil
+}
+
+// openStage takes over the memory file fd as its last user left it.
+func openStage(fd int) (*stage, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("open stage: %w", err)
+	}
+	if st.Size < recordSize {
+		return nil, fmt.Errorf("open stage: %d bytes: %w", st.Size, os.ErrInvalid)
+	}
+	page, err := unix.Mmap(fd, 0, recordSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map stage: %w", err)
+	}
+	return &stage{
+		fd: fd, page: page, rec: (*record)(unsafe.Pointer(&page[0])),
+		size: st.Size - recordSize, punched: recordSize,
+	}, nil
+}
+
+func (s *stage) close() {
+	_ = unix.Munmap(s.page)
+	_ = unix.Close(s.fd)
+	s.rec, s.page = nil, nil
+}
+
+// waiting is how many bytes are not in the log.
+func (s *stage) waiting() int { return int(s.size - atomic.LoadInt64(&s.rec.done)) }
+
+// fill takes what is in the pipe, as far as there is room. EAGAIN means that the pipe is empty.
+func (s *stage) fill(pipe int) (int, error) {
+	room := window - s.waiting()
+	if room <= 0 {
+		return 0, nil
+	}
+	at := recordSize + s.size
+	n, err := unix.Splice(pipe, nil, s.fd, &at, room, unix.SPLICE_F_NONBLOCK)
+	s.size += max(n, 0)
+	return int(max(n, 0)), err
+}
+
+// put adds bytes that did not come through a pipe.
+func (s *stage) put(data []byte) error {
+	n, err := unix.Pwrite(s.fd, data, recordSize+s.size)
+	s.size += int64(max(n, 0))
+	return err
+}
+
+// read copies from the stream position pos on.
+func (s *stage) read(dst []byte, pos int64) ([]byte, error) {
+	dst = dst[:min(int64(len(dst)), s.size-pos)]
+	for n := 0; n < len(dst); {
+		k, err := unix.Pread(s.fd, dst[n:], recordSize+pos+int64(n))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || k == 0 {
+			return nil, fmt.Errorf("read stage: %d of %d bytes: %w", n, len(dst), err)
+		}
+		n += k
+	}
+	return dst, nil
+}
+
+// begin notes a batch of n bytes before its first byte is written to the log.
+func (s *stage) begin(n int, at, offset int64) {
+	s.rec.at, s.rec.offset = at, offset
+	atomic.StoreInt64(&s.rec.end, atomic.LoadInt64(&s.rec.done)+int64(n))
+}
+
+// commit ends the batch: it is in the log, whole.
+func (s *stage) commit() {
+	done := atomic.LoadInt64(&s.rec.end)
+	atomic.StoreInt64(&s.rec.done, done)
+	if upTo := (recordSize + done) &^ (recordSize - 1); upTo-s.punched >= window/2 || done == s.size && upTo > s.punched {
+		if unix.Fallocate(s.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.punched, upTo-s.punched) == nil {
+			s.punched = upTo
+		}
+	}
+}
+
+// pending returns the batch that a dead worker may have appended in part.
+func (s *stage) pending() (n int, at, offset int64) {
+	n = int(atomic.LoadInt64(&s.rec.end) - atomic.LoadInt64(&s.rec.done))
+	return n, s.rec.at, s.rec.offset
+}

@@ -1,0 +1,190 @@
+package worker
+
+import (
+	"errors"
+	"log"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/crilog"
+)
+
+// stream moves one stream of a container from its FIFO or terminal through a stage into the log.
+//
+// Lock order: stream.mu before logFile.mu.
+type stream struct {
+	name crilog.Stream
+	log  *logFile
+	src  *os.File // the FIFO, or the terminal's master
+	rc   syscall.RawConn
+	via  [2]int // terminal: pipe between master and stage, kept by the holder; else -1
+
+	mu      sync.Mutex
+	st      *stage // nil when closed
+	viewers map[*viewer]int
+	viewed  int64 // what viewers have got
+}
+
+// buffers are borrowed while output moves; an idle container has none.
+type buffers struct {
+	raw [window]byte
+	out [2 * window]byte
+}
+
+var pool = sync.Pool{New: func() any { return new(buffers) }}
+
+// start begins to read. What a predecessor left is logged first: a poll may stay silent about it.
+func (s *stream) start(wg *sync.WaitGroup) {
+	wg.Go(func() {
+		_ = s.rc.Read(func(fd uintptr) bool { return s.pull(int(fd), -1) })
+	})
+}
+
+// pull moves output until none is there, or until the stream's position limit if that is not
+// negative. It returns true when the stream was closed.
+func (s *stream) pull(fd int, limit int64) (closed bool) {
+	for {
+		s.mu.Lock()
+		if s.st == nil {
+			s.mu.Unlock()
+			return true
+		}
+		n, err := s.fill(fd)
+		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINTR) {
+			log.Printf("%s: read output: %v", s.log.path, err)
+		}
+		s.show()
+		s.append(false)
+		reached := limit >= 0 && s.st.size >= limit
+		s.mu.Unlock()
+		if n == 0 && !errors.Is(err, unix.EINTR) || reached {
+			return false
+		}
+	}
+}
+
+// fill brings more into the stage. A terminal's output comes through a pipe, because a splice has a
+// pipe at one end.
+func (s *stream) fill(fd int) (int, error) {
+	if s.via[0] < 0 {
+		return s.st.fill(fd)
+	}
+	n, err := s.st.fill(s.via[0])
+	if !errors.Is(err, unix.EAGAIN) {
+		return n, err
+	}
+	_, err = unix.Splice(fd, nil, s.via[1], nil, window, unix.SPLICE_F_NONBLOCK)
+	if errors.Is(err, unix.EINVAL) {
+		return s.copy(fd)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return s.st.fill(s.via[0])
+}
+
+// copy reads a terminal where the kernel cannot splice from one (before Linux 6.5). If the worker
+// is killed between the two calls, these bytes are lost.
+func (s *stream) copy(fd int) (int, error) {
+	if s.st.waiting() > window/2 {
+		return 0, nil
+	}
+	b := pool.Get().(*buffers)
+	defer pool.Put(b)
+	n, err := unix.Read(fd, b.raw[:window/2])
+	if n <= 0 {
+		return 0, err
+	}
+	return n, s.st.put(b.raw[:n])
+}
+
+// append logs what is ready; with flush also a line that is not finished.
+func (s *stream) append(flush bool) {
+	if s.st.waiting() == 0 {
+		return
+	}
+	b := pool.Get().(*buffers)
+	defer pool.Put(b)
+	for s.st.waiting() > 0 {
+		raw, err := s.st.read(b.raw[:], atomic.LoadInt64(&s.st.rec.done))
+		if err != nil {
+			log.Printf("%s: %v", s.log.path, err)
+			return
+		}
+		n := crilog.Ready(raw, len(b.out))
+		if n == 0 && flush {
+			n = len(raw)
+		}
+		if n == 0 {
+			return
+		}
+		s.log.append(s, raw[:n], b.out[:0])
+	}
+}
+
+// recover completes the batch that a dead worker left half appended: the same bytes with the same
+// stamp, without the part that the log already has.
+func (s *stream) recover() {
+	n, at, offset := s.st.pending()
+	if n <= 0 || n > window {
+		return
+	}
+	b := pool.Get().(*buffers)
+	defer pool.Put(b)
+	raw, err := s.st.read(b.raw[:n], atomic.LoadInt64(&s.st.rec.done))
+	if err != nil {
+		log.Printf("%s: %v", s.log.path, err)
+		return
+	}
+	out := crilog.Format(b.out[:0], time.Unix(0, at), s.name, raw)
+	s.log.complete(out, offset)
+	s.st.commit()
+}
+
+// finish logs what the stream holds at this moment, all of it, and not what a process that lives on
+// writes meanwhile.
+func (s *stream) finish() {
+	_ = s.rc.Control(func(fd uintptr) {
+		s.mu.Lock()
+		limit := int64(0)
+		if s.st != nil {
+			limit = s.st.size
+		}
+		s.mu.Unlock()
+		if s.via[0] >= 0 {
+			limit += 1 << 20 // what a terminal holds cannot be asked; it is far less
+		} else if n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
+			limit += int64(n)
+		}
+		s.pull(int(fd), limit)
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.st != nil {
+		s.append(true)
+	}
+}
+
+// close ends the stream. What was not read is gone with the container.
+func (s *stream) close() {
+	s.mu.Lock()
+	if s.st != nil {
+		s.st.close()
+		s.st = nil
+	}
+	for v := range s.viewers {
+		v.end(errGone)
+	}
+	s.viewers = nil
+	s.mu.Unlock()
+	_ = s.src.Close()
+	if s.via[0] >= 0 {
+		_ = unix.Close(s.via[0])
+		_ = unix.Close(s.via[1])
+	}
+}
