@@ -36,6 +36,7 @@ type FS struct {
 	hierarchies []string          // directories, each once
 	controllers map[string]string // v1: controller → directory of its hierarchy
 	unified     string            // directory of the v2 hierarchy, "" on plain v1
+	unmounted   string            // directory where v2 could be mounted beside v1, but is not; or ""
 }
 
 // Open finds the hierarchies mounted at root, DefaultRoot on a real node.
@@ -61,7 +62,14 @@ func Open(root string) (*FS, error) {
 // "cpu" and "cpuacct" to it.
 func (f *FS) add(root, name string) {
 	dir, err := filepath.EvalSymlinks(filepath.Join(root, name))
-	if err != nil || !exists(filepath.Join(dir, "cgroup.procs")) {
+	if err != nil {
+		return
+	}
+	if !exists(filepath.Join(dir, "cgroup.procs")) {
+		if name == "unified" {
+			// crun makes plain directories and files here and forgets them.
+			f.unmounted = dir
+		}
 		return
 	}
 	if exists(filepath.Join(dir, "cgroup.controllers")) {

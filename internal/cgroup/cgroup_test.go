@@ -235,6 +235,16 @@ func TestRemoveKillsWhatIsInside(t *testing.T) {
 	}
 }
 
+func TestRemoveTakesWhatCrunForgetsWhereV2IsNotMounted(t *testing.T) {
+	root := tree(t, map[string]string{"memory/cgroup.procs": "", "unified/p/c/cgroup.procs": "1\n"})
+	if err := open(t, root).Remove(t.Context(), "/p"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "unified")); err != nil || len(left) > 0 {
+		t.Errorf("left behind %v, %v", left, err)
+	}
+}
+
 func TestSetLimitsOnTheNode(t *testing.T) {
 	f := open(t, cgroup.DefaultRoot)
 	path := lab.Cgroup(t)

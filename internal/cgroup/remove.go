@@ -58,6 +58,11 @@ func (f *FS) RemoveEmpty(cgroup string) error {
 			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
 		}
 	}
+	if f.unmounted != "" {
+		if err := os.RemoveAll(filepath.Join(f.unmounted, cgroup)); err != nil {
+			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -31,4 +31,9 @@ func removeCgroup(path string) {
 			_ = os.Remove(d)
 		}
 	}
+	// crun makes plain directories where v2 could be mounted beside v1, on a file system that the lab
+	// shares with the machine.
+	if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); err != nil {
+		_ = os.RemoveAll(filepath.Join("/sys/fs/cgroup/unified", path))
+	}
 }

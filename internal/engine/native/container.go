@@ -1,0 +1,245 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/internal/engine"
+	"gantry/internal/keeper"
+	"gantry/internal/ociruntime"
+	"gantry/internal/ocispec"
+	"gantry/internal/pod"
+)
+
+// CreateContainer prepares root file system and bundle and has the keeper create the container. One
+// that exists already is returned as it is; what a crash left is made anew.
+func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engine.Created, error) {
+	if err := ctx.Err(); err != nil {
+		return engine.Created{}, context.Cause(ctx)
+	}
+	key := req.Spec.Key
+	if err := os.Mkdir(e.containerDir(key), 0o711); errors.Is(err, fs.ErrExist) {
+		if created, ok := e.existing(ctx, key); ok {
+			return created, nil
+		}
+		if err := e.RemoveContainer(ctx, key); err != nil {
+			return engine.Created{}, fmt.Errorf("remove what is left of container %s: %w", key.Short(), err)
+		}
+		return e.CreateContainer(ctx, req)
+	} else if err != nil {
+		return engine.Created{}, fmt.Errorf("create container: %w", err)
+	}
+	created, err := e.makeContainer(ctx, req)
+	if err != nil {
+		return engine.Created{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveContainer(ctx, key) })
+	}
+	return created, nil
+}
+
+// existing returns the container if the keeper has all of it.
+func (e *Engine) existing(ctx context.Context, key pod.Key) (engine.Created, bool) {
+	r, err := e.readContainer(key)
+	if err != nil {
+		return engine.Created{}, false
+	}
+	states, err := e.opts.Keeper.List(ctx)
+	if err != nil {
+		return engine.Created{}, false
+	}
+	i := slices.IndexFunc(states, func(s keeper.State) bool { return s.Key == string(key) && s.Phase != phaseCreating })
+	if i < 0 {
+		return engine.Created{}, false
+	}
+	r.Created.Pid = states[i].Pid
+	return r.Created, true
+}
+
+func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.Created, error) {
+	c := req.Spec
+	sandbox, err := e.readSandbox(c.Sandbox)
+	if err != nil {
+		return engine.Created{}, err
+	}
+	runtime, err := e.runtime(sandbox.Handler)
+	if err != nil {
+		return engine.Created{}, err
+	}
+	r := &containerRecord{Runtime: runtime, Created: engine.Created{
+		ID:         string(c.Key),
+		CgroupPath: e.opts.CgroupDriver.Container(sandbox.Cgroup, string(c.Key)),
+		StopSignal: req.Image.Config.StopSignal,
+	}}
+	spec, err := e.spec(ctx, req, sandbox, r)
+	if err != nil {
+		return engine.Created{}, err
+	}
+	if r.Process, err = json.Marshal(spec.Process); err != nil {
+		return engine.Created{}, fmt.Errorf("encode process: %w", err)
+	}
+	dir := e.containerDir(c.Key)
+	if err := writeBundle(dir, spec); err != nil {
+		return engine.Created{}, fmt.Errorf("write bundle: %w", err)
+	}
+	if err := write(filepath.Join(dir, containerFile), r); err != nil {
+		return engine.Created{}, fmt.Errorf("record container: %w", err)
+	}
+	created := r.Created
+	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
+		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: c.LogPath, CgroupPath: created.CgroupPath,
+		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
+	})
+	if err != nil {
+		return engine.Created{}, fmt.Errorf("create container: %w", err)
+	}
+	return created, nil
+}
+
+// spec prepares the root file system and builds the OCI spec; the user it finds goes into r.
+func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxRecord, r *containerRecord) (*specs.Spec, error) {
+	c := req.Spec
+	features, err := e.features(ctx, r.Runtime.Path)
+	if err != nil {
+		return nil, err
+	}
+	pid, err := e.pidNamespace(req)
+	if err != nil {
+		return nil, err
+	}
+	// Before the root file system: cheap, and the likeliest of the client's mistakes.
+	mounts, err := ocispec.ResolveMounts(c.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := ocispec.ResolveDevices(c)
+	if err != nil {
+		return nil, err
+	}
+	rootfs, err := e.opts.Rootfs.Prepare(ctx, string(c.Key), req.Image.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.completeRootfs(rootfs, req); err != nil {
+		return nil, err
+	}
+	user, err := ocispec.FindUser(rootfs, &c.Security, req.Image.User)
+	if err != nil {
+		return nil, err
+	}
+	r.Created.User = podUser(user)
+	shm := nodeShm
+	if sandbox.Namespaces.IPC != "" {
+		shm = filepath.Join(e.sandboxDir(c.Sandbox), "shm")
+	}
+	node := e.node
+	node.OCIVersion, node.RecursiveReadOnly = features.OCIVersion, features.RecursiveReadOnly()
+	node.AccountsSwap = e.cgroups.AccountsSwap()
+	return ocispec.Build(&ocispec.Request{
+		Container: c, Sandbox: &req.Sandbox.Spec, Image: req.Image.Config, Rootfs: rootfs,
+		CgroupsPath: e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(c.Key)),
+		Namespaces: ocispec.Namespaces{
+			Net: sandbox.Namespaces.Net, IPC: sandbox.Namespaces.IPC, UTS: sandbox.Namespaces.UTS, PID: pid,
+		},
+		Files: ocispec.Files{
+			ResolvConf: req.Files.ResolvConf, Hosts: req.Files.Hosts, Hostname: req.Files.Hostname, Shm: shm,
+		},
+		User: user, Mounts: mounts, Devices: devices, Node: node,
+	})
+}
+
+// pidNamespace is the path of the PID namespace to join, "" for one of the container's own or the node's.
+func (e *Engine) pidNamespace(req *engine.Create) (string, error) {
+	switch req.Spec.Namespaces.PID {
+	case pod.NamespacePod:
+		return e.pidPin(req.Spec.Sandbox), nil
+	case pod.NamespaceTarget:
+		if req.TargetPid > 0 {
+			return "/proc/" + strconv.Itoa(req.TargetPid) + "/ns/pid", nil
+		}
+	}
+	return "", nil
+}
+
+// completeRootfs makes the directories that need not be in any layer.
+func (e *Engine) completeRootfs(rootfs string, req *engine.Create) error {
+	dirs := slices.Sorted(maps.Keys(req.Image.Config.Volumes))
+	work := req.Spec.WorkingDir
+	if work == "" {
+		work = req.Image.Config.WorkingDir
+	}
+	return ocispec.MakeDirs(rootfs, append(dirs, work)...)
+}
+
+func podUser(u ocispec.User) engine.User {
+	p := engine.User{UID: int64(u.UID), GID: int64(u.GID)}
+	for _, g := range u.Groups {
+		p.Groups = append(p.Groups, int64(g))
+	}
+	return p
+}
+
+// StartContainer lets the container's process run. One that runs, or has ended, is left alone.
+func (e *Engine) StartContainer(ctx context.Context, key pod.Key) error {
+	return e.opts.Keeper.Start(ctx, string(key))
+}
+
+// SignalContainer sends a signal; a container that has ended is no error.
+func (e *Engine) SignalContainer(ctx context.Context, key pod.Key, s engine.Signal) error {
+	sig, err := parseSignal(s.Name)
+	if err != nil {
+		return err
+	}
+	if s.All {
+		return e.opts.Keeper.SignalAll(ctx, string(key), sig)
+	}
+	return e.opts.Keeper.Signal(ctx, string(key), sig)
+}
+
+// UpdateContainer applies new limits through the container's runtime.
+func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, limits *pod.Resources) error {
+	r, err := e.readContainer(key)
+	if err != nil {
+		return err
+	}
+	node := e.node
+	node.AccountsSwap = e.cgroups.AccountsSwap()
+	resources, err := ocispec.Resources(limits, &node)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(resources)
+	if err != nil {
+		return fmt.Errorf("encode resources: %w", err)
+	}
+	return ociruntime.Update(ctx, ociruntime.Runtime(r.Runtime), string(key), data)
+}
+
+// RemoveContainer kills what runs and removes everything of the container.
+func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
+	if err := absentIsFine(e.opts.Keeper.Delete(ctx, string(key))); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	r, err := e.readContainer(key)
+	if err == nil {
+		// Processes that share the pod's PID namespace outlive the main one.
+		if err := e.cgroups.Remove(ctx, r.Created.CgroupPath); err != nil {
+			return err
+		}
+	}
+	if err := e.opts.Rootfs.Release(ctx, string(key)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(e.containerDir(key)); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	return nil
+}

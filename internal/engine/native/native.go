@@ -1,0 +1,229 @@
+// Package native is the engine that runs containers with nothing but gantry's own keeper and an OCI
+// runtime. Namespaces of a pod are pinned by bind mounts; a pause process exists only where a pod
+// shares one PID namespace.
+//
+// Below its state directory the engine has
+//
+//	sandboxes/<key>/    sandbox.json, pinned namespaces (ipc, uts, pid), shm, the pause container's bundle
+//	containers/<key>/   the bundle: config.json, and container.json with what later calls need
+//	runtimes/<name>/    the OCI runtime's own state
+//
+// A directory is made before anything else of its key and removed after everything else, so what a
+// crash left is found by listing directories. Calls for one key must not overlap; lifecycle's key
+// locks see to that.
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/cgroup"
+	"gantry/internal/engine"
+	"gantry/internal/keeper"
+	"gantry/internal/netns"
+	"gantry/internal/ociruntime"
+	"gantry/internal/ocispec"
+	"gantry/internal/pod"
+)
+
+// Keeper is what the engine needs of gantry-keeper: the processes of containers.
+type Keeper interface {
+	Create(ctx context.Context, req *keeper.Create) (pid int, err error)
+	Start(ctx context.Context, key string) error
+	Signal(ctx context.Context, key string, sig syscall.Signal) error
+	SignalAll(ctx context.Context, key string, sig syscall.Signal) error
+	// Delete kills what runs and removes what the OCI runtime keeps of the container.
+	Delete(ctx context.Context, key string) error
+	KeeperStreams
+	KeeperObserver
+}
+
+// KeeperStreams are the streams of processes in containers.
+type KeeperStreams interface {
+	Exec(ctx context.Context, req *keeper.Exec) (*keeper.Session, error)
+	Attach(ctx context.Context, req *keeper.Attach) (*keeper.Session, error)
+}
+
+// KeeperObserver tells what the keeper has and what happens.
+type KeeperObserver interface {
+	List(ctx context.Context) ([]keeper.State, error)
+	Watch(ctx context.Context) (<-chan keeper.Event, error)
+}
+
+// Rootfs makes root file systems of images.
+type Rootfs interface {
+	Prepare(ctx context.Context, key, imageID string) (rootfs string, err error)
+	// Release removes what Prepare made; absent is no error.
+	Release(ctx context.Context, key string) error
+	Prepared(ctx context.Context) (keys []string, err error)
+}
+
+// Options are what the engine is made of. All are needed but CgroupRoot and Runtimes' Args.
+type Options struct {
+	Keeper Keeper
+	Rootfs Rootfs
+	// Runtimes are the OCI runtimes by handler; Args are global arguments of the operator's.
+	Runtimes       map[string]ociruntime.Runtime
+	DefaultRuntime string // the handler of pods that name none
+	StateDir       string // the engine's own; forgotten by a reboot
+	NetNSDir       string // where network namespaces are pinned, such as /var/run/netns
+	CgroupRoot     string // "" is cgroup.DefaultRoot
+	CgroupDriver   cgroup.Driver
+	// PauseBinary is a static program that, called as "pause", reaps children until SIGTERM.
+	PauseBinary string
+}
+
+// Engine is the native engine.
+type Engine struct {
+	opts    Options
+	cgroups *cgroup.FS
+	node    ocispec.Node // without what the runtime decides
+
+	mu     sync.Mutex
+	probed map[string]probe // by binary; guarded by mu
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// probe is what a runtime's binary said, valid while the file is the same.
+type probe struct {
+	file     os.FileInfo
+	features *ociruntime.Features
+}
+
+// undoTime bounds the undoing of a failed step, which the caller cannot cancel.
+const undoTime = 30 * time.Second
+
+// New returns the engine. It starts no process: a runtime that is missing shows in Status and when a
+// pod asks for it.
+func New(o Options) (*Engine, error) {
+	if _, ok := o.Runtimes[o.DefaultRuntime]; !ok {
+		return nil, fmt.Errorf("default runtime %q is not configured: %w", o.DefaultRuntime, errdefs.ErrInvalidArgument)
+	}
+	if o.CgroupRoot == "" {
+		o.CgroupRoot = cgroup.DefaultRoot
+	}
+	cgroups, err := cgroup.Open(o.CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{opts: o, cgroups: cgroups, probed: make(map[string]probe)}
+	if e.node, err = ocispec.NodeFacts(); err != nil {
+		return nil, err
+	}
+	e.node.CgroupV2 = cgroups.Mode() == cgroup.V2
+	e.node.LimitsHugepages = cgroups.Has("hugetlb")
+	for _, dir := range []string{e.sandboxDir(""), e.containerDir("")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("state of the native engine: %w", err)
+		}
+	}
+	return e, nil
+}
+
+// Status checks the default runtime's binary and asks the keeper.
+func (e *Engine) Status(ctx context.Context) error {
+	if err := ociruntime.Check(e.opts.Runtimes[e.opts.DefaultRuntime].Path); err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	if _, err := e.opts.Keeper.List(ctx); err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	return nil
+}
+
+// Features tells what each handler offers beyond the base; one whose binary is unusable is left out.
+func (e *Engine) Features(ctx context.Context) map[string]pod.HandlerFeatures {
+	all := make(map[string]pod.HandlerFeatures, len(e.opts.Runtimes))
+	for name, r := range e.opts.Runtimes {
+		if f, err := e.features(ctx, r.Path); err == nil {
+			all[name] = pod.HandlerFeatures{RecursiveReadOnlyMounts: f.RecursiveReadOnly()}
+		}
+	}
+	return all
+}
+
+// runtime returns how to call the runtime of a handler.
+func (e *Engine) runtime(handler string) (keeper.Runtime, error) {
+	if handler == "" {
+		handler = e.opts.DefaultRuntime
+	}
+	r, ok := e.opts.Runtimes[handler]
+	if !ok {
+		return keeper.Runtime{}, fmt.Errorf("runtime handler %q is not configured: %w", handler, errdefs.ErrInvalidArgument)
+	}
+	root := filepath.Join(e.opts.StateDir, "runtimes", handler)
+	args := ociruntime.GlobalArgs(root, e.opts.CgroupDriver == cgroup.Systemd)
+	return keeper.Runtime{Path: r.Path, Args: append(args, r.Args...)}, nil
+}
+
+// features asks the binary what it can do, again when the file was replaced.
+func (e *Engine) features(ctx context.Context, path string) (*ociruntime.Features, error) {
+	if err := ociruntime.Check(path); err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	e.mu.Lock()
+	p, ok := e.probed[path]
+	e.mu.Unlock()
+	if ok && os.SameFile(p.file, file) && p.file.ModTime().Equal(file.ModTime()) {
+		return p.features, nil
+	}
+	f, err := ociruntime.Probe(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	e.mu.Lock()
+	e.probed[path] = probe{file, f}
+	e.mu.Unlock()
+	return f, nil
+}
+
+func (e *Engine) sandboxDir(key pod.Key) string {
+	return filepath.Join(e.opts.StateDir, "sandboxes", string(key))
+}
+
+func (e *Engine) containerDir(key pod.Key) string {
+	return filepath.Join(e.opts.StateDir, "containers", string(key))
+}
+
+// namespaces are where the namespaces of a sandbox are pinned.
+func (e *Engine) namespaces(spec *pod.SandboxSpec) netns.Spec {
+	dir := e.sandboxDir(spec.Key)
+	s := netns.Spec{Hostname: spec.Hostname, Sysctls: spec.Sysctls}
+	if !spec.HostNetwork() {
+		s.Net = filepath.Join(e.opts.NetNSDir, "gantry-"+string(spec.Key))
+		s.UTS = filepath.Join(dir, "uts")
+	}
+	if spec.Namespaces.IPC != pod.NamespaceNode {
+		s.IPC = filepath.Join(dir, "ipc")
+	}
+	return s
+}
+
+// undo runs a removal after a failure, out of the caller's reach, and adds what it could not remove
+// to the error.
+func undo(ctx context.Context, err error, remove func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	return errors.Join(err, remove(ctx))
+}
+
+// absentIsFine is for undoing what was never done.
+func absentIsFine(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,87 @@
+package native
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// moment is how long a child that keeps a pipe open may delay the end of an exec.
+const moment = 50 * time.Millisecond
+
+// output copies what a process writes to a client.
+type output struct {
+	file  *os.File
+	to    io.Writer
+	ended atomic.Bool // the process has; see end
+}
+
+func newOutput(file *os.File, to io.Writer) *output { return &output{file: file, to: to} }
+
+// end says that the process has ended: what is in the pipe now is all of its output. copy delivers
+// that much, however slow the client is, and what else comes within a moment.
+func (o *output) end() {
+	o.ended.Store(true)
+	_ = o.file.SetReadDeadline(time.Now().Add(moment))
+}
+
+// copy returns at the end of the stream, when the client takes no more, or as end says.
+func (o *output) copy() {
+	buf := make([]byte, 32<<10)
+	left, until := -1, time.Time{} // bytes owed, and the moment's end; known once the process has ended
+	for {
+		ended := o.ended.Load()
+		if ended && left < 0 {
+			left, until = o.buffered(), time.Now().Add(moment)
+		}
+		if ended {
+			if left == 0 && time.Now().After(until) {
+				return
+			}
+			_ = o.file.SetReadDeadline(time.Now().Add(moment))
+		}
+		n, err := o.file.Read(buf)
+		if n > 0 {
+			if _, err := o.to.Write(buf[:n]); err != nil {
+				return
+			}
+			left = max(left-n, min(left, 0))
+		}
+		// A deadline that passed while the client was slow says nothing about the pipe.
+		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && !ended) {
+			return
+		}
+	}
+}
+
+// buffered is how many bytes wait in the pipe or terminal.
+func (o *output) buffered() int {
+	n := 0
+	conn, err := o.file.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = conn.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n
+}
+
+// copyInput copies until the client or the process takes no more.
+func copyInput(to *os.File, from io.Reader) { _, _ = io.Copy(onlyWriter{to}, from) }
+
+// onlyWriter hides ReadFrom, which would splice and hold the file while the client is silent.
+type onlyWriter struct{ io.Writer }
+
+// blocking makes an end of a pipe what the program that gets it expects: os.Pipe's never block.
+func blocking(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var setErr error
+	err = conn.Control(func(fd uintptr) { setErr = unix.SetNonblock(int(fd), false) })
+	return errors.Join(err, setErr)
+}

@@ -1,0 +1,104 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/atomicfile"
+	"gantry/internal/engine"
+	"gantry/internal/keeper"
+	"gantry/internal/netns"
+	"gantry/internal/pod"
+)
+
+const (
+	sandboxFile   = "sandbox.json"
+	containerFile = "container.json"
+	configFile    = "config.json" // OCI
+)
+
+// sandboxRecord is what later calls, and a successor after a crash, must know of a sandbox. It is
+// written before anything is made.
+type sandboxRecord struct {
+	Handler    string     `json:"handler,omitempty"`
+	Namespaces netns.Spec `json:"namespaces"`
+	// Cgroup is the parent of the containers' cgroups; OwnCgroup says that it was made for this
+	// sandbox, NamedCgroup that the client named it, so that others may use it too.
+	Cgroup      string `json:"cgroup"`
+	OwnCgroup   bool   `json:"ownCgroup,omitempty"`
+	NamedCgroup bool   `json:"namedCgroup,omitempty"`
+	Pause       bool   `json:"pause,omitempty"`
+}
+
+func (r *sandboxRecord) made(key pod.Key) engine.Made {
+	return engine.Made{ID: string(key), NetNS: r.Namespaces.Net}
+}
+
+// containerRecord is what later calls must know of a container. It is written before the keeper is asked.
+type containerRecord struct {
+	Runtime keeper.Runtime  `json:"runtime"`
+	Created engine.Created  `json:"created"` // without Pid
+	Process json.RawMessage `json:"process"` // OCI, the pattern of an exec
+}
+
+func (e *Engine) readSandbox(key pod.Key) (*sandboxRecord, error) {
+	r := new(sandboxRecord)
+	return r, read(filepath.Join(e.sandboxDir(key), sandboxFile), "sandbox "+key.Short(), r)
+}
+
+func (e *Engine) readContainer(key pod.Key) (*containerRecord, error) {
+	r := new(containerRecord)
+	return r, read(filepath.Join(e.containerDir(key), containerFile), "container "+key.Short(), r)
+}
+
+func read(path, what string, into any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", what, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("record of %s: %w", what, err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("record of %s: %w", what, err)
+	}
+	return nil
+}
+
+func write(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, data, 0o600)
+}
+
+// writeBundle writes an OCI spec, which the runtime reads once, after this call.
+func writeBundle(dir string, spec any) error {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, configFile), data, 0o600)
+}
+
+// keys lists the names of directories in dir.
+func keys(dir string) ([]pod.Key, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("state of the native engine: %w", err)
+	}
+	var all []pod.Key
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, pod.Key(e.Name()))
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,230 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/cgroup"
+	"gantry/internal/engine"
+	"gantry/internal/netns"
+	"gantry/internal/pod"
+)
+
+// shmSize is what a pod's /dev/shm holds, in bytes: as in Docker and containerd.
+const shmSize = "64m"
+
+// nodeShm is the /dev/shm of pods in the node's IPC namespace.
+const nodeShm = "/dev/shm"
+
+// defaultSysctls let programs without privileges use ports below 1024 and ping, in a network
+// namespace of their own, as containerd and Docker do. A pod's own values win.
+var defaultSysctls = map[string]string{
+	"net.ipv4.ip_unprivileged_port_start": "0",
+	"net.ipv4.ping_group_range":           "0 2147483647",
+}
+
+// CreateSandbox makes the pod's namespaces, its /dev/shm, and a pause process where its containers
+// share a PID namespace. A sandbox that is whole already is returned as it is; what a crash left is
+// made anew.
+func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ engine.Files) (engine.Made, error) {
+	if err := ctx.Err(); err != nil {
+		return engine.Made{}, context.Cause(ctx)
+	}
+	if err := validate(spec); err != nil {
+		return engine.Made{}, err
+	}
+	r, err := e.plan(spec)
+	if err != nil {
+		return engine.Made{}, err
+	}
+	if err := os.Mkdir(e.sandboxDir(spec.Key), 0o711); errors.Is(err, fs.ErrExist) {
+		if old, err := e.readSandbox(spec.Key); err == nil && e.ready(ctx, spec.Key, old) {
+			return old.made(spec.Key), nil
+		}
+		if err := e.RemoveSandbox(ctx, spec.Key); err != nil {
+			return engine.Made{}, fmt.Errorf("remove what is left of sandbox %s: %w", spec.Key.Short(), err)
+		}
+		return e.CreateSandbox(ctx, spec, engine.Files{})
+	} else if err != nil {
+		return engine.Made{}, fmt.Errorf("create sandbox: %w", err)
+	}
+	if err := e.makeSandbox(ctx, spec, r); err != nil {
+		return engine.Made{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveSandbox(ctx, spec.Key) })
+	}
+	return r.made(spec.Key), nil
+}
+
+// validate refuses what this engine cannot do before anything is made.
+func validate(spec *pod.SandboxSpec) error {
+	if spec.Namespaces.User != nil {
+		return fmt.Errorf("userns_options: user namespaces: %w", errdefs.ErrNotImplemented)
+	}
+	switch pid := spec.Namespaces.PID; pid {
+	case pod.NamespacePod, pod.NamespaceContainer, pod.NamespaceNode, "":
+		return nil
+	default:
+		return fmt.Errorf("pid namespace of a sandbox: %q: %w", pid, errdefs.ErrInvalidArgument)
+	}
+}
+
+// plan decides where everything of the sandbox will be.
+func (e *Engine) plan(spec *pod.SandboxSpec) (*sandboxRecord, error) {
+	if _, err := e.runtime(spec.Handler); err != nil {
+		return nil, err
+	}
+	parent, err := e.opts.CgroupDriver.Parent(spec.CgroupParent, string(spec.Key))
+	if err != nil {
+		return nil, err
+	}
+	return &sandboxRecord{
+		Handler:     spec.Handler,
+		Namespaces:  e.namespaces(spec),
+		Cgroup:      parent,
+		OwnCgroup:   spec.CgroupParent == "" || !e.cgroups.Exists(parent),
+		NamedCgroup: spec.CgroupParent != "",
+		Pause:       spec.Namespaces.PID == pod.NamespacePod,
+	}, nil
+}
+
+func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sandboxRecord) error {
+	dir := e.sandboxDir(spec.Key)
+	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
+		return fmt.Errorf("record sandbox: %w", err)
+	}
+	ns := r.Namespaces
+	if ns.Net != "" {
+		ns.Sysctls = withDefaults(ns.Sysctls)
+	}
+	if r.Namespaces.IPC != "" {
+		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
+			return fmt.Errorf("mount /dev/shm of the pod: %w", err)
+		}
+	}
+	if err := netns.Create(ns); err != nil {
+		return err
+	}
+	if err := e.limit(r, spec.Resources); err != nil {
+		return err
+	}
+	if r.Pause {
+		return e.startPause(ctx, spec.Key, r)
+	}
+	return nil
+}
+
+func withDefaults(asked map[string]string) map[string]string {
+	all := make(map[string]string, len(asked)+len(defaultSysctls))
+	for name, value := range defaultSysctls {
+		all[name] = value
+	}
+	for name, value := range asked {
+		all[name] = value
+	}
+	return all
+}
+
+func mountShm(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize)
+}
+
+// limit bounds the cgroup of a pod as a whole. Where the client made it, as the kubelet does, the
+// client has set its limits too.
+func (e *Engine) limit(r *sandboxRecord, limits *pod.Resources) error {
+	if !r.OwnCgroup || limits == nil || e.opts.CgroupDriver == cgroup.Systemd {
+		return nil
+	}
+	if err := e.cgroups.Create(r.Cgroup); err != nil {
+		return err
+	}
+	return e.cgroups.SetLimits(r.Cgroup, limits)
+}
+
+// StartSandbox does nothing: a native sandbox is ready when it was created.
+func (e *Engine) StartSandbox(_ context.Context, key pod.Key) error {
+	_, err := e.readSandbox(key)
+	return err
+}
+
+// UpdateSandbox bounds the pod as a whole anew.
+func (e *Engine) UpdateSandbox(_ context.Context, key pod.Key, limits *pod.Resources) error {
+	r, err := e.readSandbox(key)
+	if err != nil {
+		return err
+	}
+	return e.limit(r, limits)
+}
+
+// StopSandbox ends the pause process and gives back the namespaces and /dev/shm.
+func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
+	dir := e.sandboxDir(key)
+	r, err := e.readSandbox(key)
+	if err != nil {
+		// Without a record nothing was made.
+		return absentIsFine(err)
+	}
+	var errs []error
+	if r.Pause {
+		errs = append(errs, e.endPause(ctx, key, r))
+	}
+	errs = append(errs, netns.Remove(r.Namespaces))
+	err = unix.Unmount(filepath.Join(dir, "shm"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		errs = append(errs, fmt.Errorf("unmount /dev/shm of the pod: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveSandbox removes everything CreateSandbox made.
+func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
+	if err := e.StopSandbox(ctx, key); err != nil {
+		return err
+	}
+	r, err := e.readSandbox(key)
+	if err == nil && r.OwnCgroup {
+		if err := e.removeCgroup(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(e.sandboxDir(key)); err != nil {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	return nil
+}
+
+// removeCgroup kills only in a cgroup that is the sandbox's alone.
+func (e *Engine) removeCgroup(ctx context.Context, r *sandboxRecord) error {
+	if !r.NamedCgroup {
+		return e.cgroups.Remove(ctx, r.Cgroup)
+	}
+	if err := e.cgroups.RemoveEmpty(r.Cgroup); err != nil && !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	return nil
+}
+
+// ready says whether all of the sandbox exists.
+func (e *Engine) ready(ctx context.Context, key pod.Key, r *sandboxRecord) bool {
+	if !e.whole(key, r) {
+		return false
+	}
+	if !r.Pause {
+		return true
+	}
+	states, err := e.opts.Keeper.List(ctx)
+	return err == nil && pauseRuns(states, key)
+}
+
+// whole says whether every namespace of the sandbox is pinned.
+func (e *Engine) whole(key pod.Key, r *sandboxRecord) bool {
+	return r.Namespaces.Pinned() && (!r.Pause || netns.IsPinned(e.pidPin(key)))
+}
