@@ -1,7 +1,7 @@
 package labimage
 
 import (
-	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -48,9 +48,10 @@ type Auth struct {
 
 // Config says how a registry is served.
 type Config struct {
-	Listen string // "127.0.0.1:0" when empty
-	TLS    bool
-	Auth   *Auth
+	Listen    string // "127.0.0.1:0" when empty
+	TLS       bool
+	ClientCAs *x509.CertPool // with TLS: who signed the certificates that clients must show
+	Auth      *Auth
 }
 
 // Serve starts a registry; Close ends it.
@@ -70,6 +71,7 @@ func Serve(c Config) (*Server, error) {
 	s.public.Listener = l
 	s.public.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if c.TLS {
+		s.public.TLS = demand(c.ClientCAs)
 		s.public.StartTLS()
 		s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.public.Certificate().Raw})
 	} else {
@@ -97,10 +99,6 @@ func (s *Server) Close() {
 	s.public.Close()
 	s.direct.Close()
 }
-
-// TLS is the server's TLS configuration, which a test may edit before the first connection; nil
-// without TLS.
-func (s *Server) TLS() *tls.Config { return s.public.TLS }
 
 // SetFault makes f see every request that a client sends from now on; nil ends it.
 func (s *Server) SetFault(f Fault) {

@@ -10,9 +10,12 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pelletier/go-toml/v2"
 	"github.com/sirupsen/logrus"
 
 	"gantry/internal/pod"
@@ -90,7 +94,7 @@ func (c *Client) Open(ref reference.Named, auth *pod.Auth) (*Session, error) {
 		},
 	}
 	if c.opts.CertsDir != "" {
-		ho.HostDir = dockerconfig.HostDirFromRoot(c.opts.CertsDir)
+		ho.HostDir = hostDir(c.opts.CertsDir)
 	}
 	configure := dockerconfig.ConfigureHosts(log.WithLogger(context.Background(), c.quiet), ho)
 	s.resolver = docker.NewResolver(docker.ResolverOptions{
@@ -197,5 +201,29 @@ func (c *Client) pause(ctx context.Context, attempt int) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// hostDir finds a registry's directory below root. A hosts.toml that is malformed is an error: the
+// library would log it and go on as if the file were not there, past the mirrors.
+func hostDir(root string) func(string) (string, error) {
+	find := dockerconfig.HostDirFromRoot(root)
+	return func(host string) (string, error) {
+		dir, err := find(host)
+		if err != nil || dir == "" {
+			return dir, err
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "hosts.toml"))
+		if errors.Is(err, os.ErrNotExist) {
+			return dir, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		var any map[string]any
+		if err := toml.Unmarshal(data, &any); err != nil {
+			return "", fmt.Errorf("%s: %w", filepath.Join(dir, "hosts.toml"), err)
+		}
+		return dir, nil
 	}
 }
