@@ -204,10 +204,11 @@ func (m *Manager) removeContainer(ctx context.Context, c *containerEntry) error 
 			return err
 		}
 	}
-	if err := m.reached(OpRemoveContainer, pointIntent); err != nil {
-		return err
+	err := m.reached(OpRemoveContainer, pointIntent)
+	if err == nil {
+		err = m.undoContainer(ctx, OpRemoveContainer, c)
 	}
-	if err := m.undoContainer(ctx, OpRemoveContainer, c); err != nil {
+	if err != nil { // no list shows it any more, so nobody may ask again
 		m.undoContainerLater(OpRemoveContainer, c)
 		return err
 	}

@@ -93,8 +93,9 @@ type Manager struct {
 
 	locks    keylock.Locks[pod.Key] // by sandbox
 	index    *index
-	attempts *flights[string]   // RunPod, CreateContainer, image copies: the id
-	actions  *flights[struct{}] // what has no result
+	foreign  map[pod.Key]*pod.Sandbox // records whose engine is not configured; set by Recover
+	attempts *flights[string]         // RunPod, CreateContainer, image copies: the id
+	actions  *flights[struct{}]       // what has no result
 
 	ctx    context.Context // of the work behind the calls; ended by Close
 	cancel context.CancelFunc
@@ -129,7 +130,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opts: opts, times: opts.Times.withDefaults(), log: opts.Log, journal: opts.Journal,
-		index: newIndex(), retrying: make(map[string]struct{}),
+		index: newIndex(), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.attempts = newFlights[string](m.times.Linger)

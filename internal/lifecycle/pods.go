@@ -188,10 +188,11 @@ func (m *Manager) removePod(ctx context.Context, p *podEntry) error {
 			return err
 		}
 	}
-	if err := m.reached(OpRemovePod, pointIntent); err != nil {
-		return err
+	err := m.reached(OpRemovePod, pointIntent)
+	if err == nil {
+		err = m.undoPod(ctx, OpRemovePod, p)
 	}
-	if err := m.undoPod(ctx, OpRemovePod, p); err != nil {
+	if err != nil { // no list shows it any more, so nobody may ask again
 		m.undoPodLater(OpRemovePod, p)
 		return err
 	}

@@ -49,6 +49,7 @@ func (m *Manager) adopt(loaded *store.Loaded) {
 	for _, r := range loaded.Pods {
 		if m.opts.Engines[r.Engine] == nil {
 			m.log.Error("a pod's engine is not configured; the pod is left alone", "pod", r.Spec.Key, "engine", r.Engine)
+			m.foreign[r.Spec.Key] = r.Sandbox
 			continue
 		}
 		if r.OldBoot && r.State == pod.SandboxReady {
@@ -59,7 +60,9 @@ func (m *Manager) adopt(loaded *store.Loaded) {
 	for _, r := range loaded.Containers {
 		p := m.index.podByKey(r.Spec.Sandbox)
 		if p == nil {
-			m.dropContainer(r.Container)
+			if m.foreign[r.Spec.Sandbox] == nil {
+				m.dropContainer(r.Container)
+			}
 			continue
 		}
 		c := m.newContainerEntry(p, r.Container)
@@ -200,6 +203,9 @@ func (m *Manager) collect(ctx context.Context) {
 			keep = append(keep, attachment(sb))
 		}
 	}
+	for _, sb := range m.foreign {
+		keep = append(keep, attachment(sb))
+	}
 	bounded, cancel := context.WithTimeout(ctx, m.times.Recover)
 	defer cancel()
 	if err := m.opts.Network.GC(bounded, keep); err != nil && !errdefs.IsNotImplemented(err) {
@@ -210,7 +216,7 @@ func (m *Manager) collect(ctx context.Context) {
 		m.log.Warn("the state directory was not read", "error", err)
 	}
 	for _, e := range entries {
-		if m.index.podByKey(pod.Key(e.Name())) != nil {
+		if key := pod.Key(e.Name()); m.index.podByKey(key) != nil || m.foreign[key] != nil {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(m.podsDir(), e.Name())); err != nil {
