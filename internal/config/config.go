@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"gantry/internal/bridge"
 )
 
 // Version is gantry's own version; the linker sets it.
@@ -105,8 +107,8 @@ func Default() Options {
 			CNIConfDir: "/etc/cni/net.d",
 			CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			Builtin: Builtin{
-				Bridge:  "gantry0",
-				Subnets: []string{"10.85.0.0/16", "fd85:6761:6e74::/64"},
+				Bridge:  bridge.DefaultBridge,
+				Subnets: []string{bridge.DefaultSubnet4, bridge.DefaultSubnet6},
 			},
 		},
 		Streaming: Streaming{Listen: "127.0.0.1:0"},
