@@ -28,9 +28,6 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, spec *pod.C
 	}
 	key := fmt.Sprintf("create %s %q %d %q %q %q", p.key, spec.Name, spec.Attempt, spec.ImageID, spec.Command, spec.Args)
 	return m.attempts.do(ctx, key, func(ctx context.Context) (string, error) {
-		if c := m.createdContainer(p, spec); c != nil {
-			return c.id(), nil
-		}
 		ctx, done := p.while(ctx)
 		defer done()
 		id, err := m.createContainer(ctx, p, spec)
@@ -47,12 +44,11 @@ func mustBeReady(p *podEntry) error {
 
 // createdContainer finds what an earlier attempt of the same request made. Paths are not compared:
 // the kubelet chooses new ones for every attempt.
-func (m *Manager) createdContainer(p *podEntry, spec *pod.ContainerSpec) *containerEntry {
+func (m *Manager) createdContainer(p *podEntry, spec *pod.ContainerSpec, imageID string) *containerEntry {
 	for _, c := range m.index.containersOf(p.key) {
 		is := c.now.Load()
 		if is.State == pod.ContainerCreated && is.Spec.Name == spec.Name && is.Spec.Attempt == spec.Attempt &&
-			(is.Spec.ImageID == spec.ImageID || is.Spec.ImageName == spec.ImageName) &&
-			slices.Equal(is.Spec.Command, spec.Command) && slices.Equal(is.Spec.Args, spec.Args) {
+			is.ImageRef == imageID && slices.Equal(is.Spec.Command, spec.Command) && slices.Equal(is.Spec.Args, spec.Args) {
 			return c
 		}
 	}
@@ -63,6 +59,9 @@ func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.Co
 	image, err := m.imageFor(ctx, p.now.Load().Engine, spec.ImageID)
 	if err != nil {
 		return "", err
+	}
+	if c := m.createdContainer(p, spec, image.ID); c != nil {
+		return c.id(), nil
 	}
 	unlock, err := m.locks.Lock(ctx, p.key)
 	if err != nil {
