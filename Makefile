@@ -63,7 +63,7 @@ faults: deps build tools ## kill server, worker and both at random moments, ROUN
 
 .PHONY: crash
 crash: deps build ## kill the keeper's worker at full log speed, KILLS times
-	GANTRY_CRASH_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run Kill ./internal/keeper/...
+	GANTRY_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run TestKilledWorkerLosesNothing ./internal/keeper
 
 .PHONY: race
 race: deps build tools ## the packages' own tests under the race detector
