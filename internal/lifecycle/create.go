@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -26,7 +25,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, spec *pod.C
 	if err := mustBeReady(p); err != nil {
 		return "", err
 	}
-	key := fmt.Sprintf("create %s %q %d %q %q %q", p.key, spec.Name, spec.Attempt, spec.ImageID, spec.Command, spec.Args)
+	key := fmt.Sprintf("create %s %q %s", p.key, spec.ImageID, request(spec))
 	return m.attempts.do(ctx, key, func(ctx context.Context) (string, error) {
 		ctx, done := p.while(ctx)
 		defer done()
@@ -42,13 +41,17 @@ func mustBeReady(p *podEntry) error {
 	return nil
 }
 
-// createdContainer finds what an earlier attempt of the same request made. Paths are not compared:
-// the kubelet chooses new ones for every attempt.
+// request tells repeats of a request from other requests. Paths and environment are not compared: the
+// kubelet chooses new ones for every attempt.
+func request(s *pod.ContainerSpec) string {
+	return fmt.Sprintf("%q %d %q %q %q %q %t %t", s.Name, s.Attempt, s.Command, s.Args, s.WorkingDir, s.Namespaces.TargetID, s.Stdin, s.TTY)
+}
+
+// createdContainer finds what an earlier attempt of the same request made.
 func (m *Manager) createdContainer(p *podEntry, spec *pod.ContainerSpec, imageID string) *containerEntry {
 	for _, c := range m.index.containersOf(p.key) {
 		is := c.now.Load()
-		if is.State == pod.ContainerCreated && is.Spec.Name == spec.Name && is.Spec.Attempt == spec.Attempt &&
-			is.ImageRef == imageID && slices.Equal(is.Spec.Command, spec.Command) && slices.Equal(is.Spec.Args, spec.Args) {
+		if is.State == pod.ContainerCreated && is.ImageRef == imageID && request(&is.Spec) == request(spec) {
 			return c
 		}
 	}
