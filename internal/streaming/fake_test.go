@@ -1,0 +1,126 @@
+package streaming_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+
+	"gantry/internal/engine"
+	"gantry/internal/streaming"
+)
+
+// backend is what streams are connected to. Running counts the calls that have not returned.
+type backend struct {
+	running atomic.Int64
+	exec    func(ctx context.Context, req *engine.Exec) (int32, error)
+	attach  func(ctx context.Context, s engine.IO) error
+	forward func(ctx context.Context, port int32, stream io.ReadWriteCloser) error
+}
+
+func (b *backend) Exec(ctx context.Context, _ string, req *engine.Exec) (int32, error) {
+	b.running.Add(1)
+	defer b.running.Add(-1)
+	return b.exec(ctx, req)
+}
+
+func (b *backend) Attach(ctx context.Context, _ string, s engine.IO) error {
+	b.running.Add(1)
+	defer b.running.Add(-1)
+	return b.attach(ctx, s)
+}
+
+func (b *backend) PortForward(ctx context.Context, _ string, port int32, stream io.ReadWriteCloser) error {
+	b.running.Add(1)
+	defer b.running.Add(-1)
+	return b.forward(ctx, port, stream)
+}
+
+// start serves b until the test ends, and then wants every goroutine of it to end.
+func start(t *testing.T, b *backend, o streaming.Options) *streaming.Server {
+	t.Helper()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	s, err := streaming.New(b, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := errors.Join(s.Close(ctx), <-served); err != nil {
+			t.Error(err)
+		}
+		if n := b.running.Load(); n != 0 {
+			t.Errorf("%d calls of the backend go on", n)
+		}
+		wantNoGoroutines(t)
+	})
+	return s
+}
+
+// wantNoGoroutines waits until nothing of this package and of the protocols runs any more.
+func wantNoGoroutines(t *testing.T) {
+	t.Helper()
+	var left []string
+	if !eventually(func() bool { left = goroutines(); return len(left) == 0 }) {
+		t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
+	}
+}
+
+func goroutines() []string {
+	buf := make([]byte, 4<<20)
+	var out []string
+	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		theirs := strings.Contains(g, "gantry/internal/streaming.") || strings.Contains(g, "spdystream") || strings.Contains(g, "cri-streaming")
+		if theirs && !strings.Contains(g, "testing.tRunner(") {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// eventually asks until the answer is yes, for ten seconds.
+func eventually(yes func() bool) bool {
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !yes() {
+		select {
+		case <-deadline:
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+// dial connects to an address as kubectl does, over SPDY.
+func dial(t *testing.T, address string, o remotecommand.StreamOptions) error {
+	t.Helper()
+	return connect(t, address).StreamWithContext(t.Context(), o)
+}
+
+func connect(t *testing.T, address string) remotecommand.Executor {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host, TLSClientConfig: rest.TLSClientConfig{Insecure: u.Scheme == "https"}}, "POST", u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
