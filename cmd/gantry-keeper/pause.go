@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 
@@ -23,7 +24,7 @@ func pause() {
 func reap() {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-		if pid <= 0 && err != unix.EINTR { //nolint:errorlint // a bare errno
+		if pid <= 0 && !errors.Is(err, unix.EINTR) {
 			return
 		}
 	}
