@@ -90,8 +90,9 @@ type podEntry struct {
 	files  engine.Files
 	// ending ends when StopPod or RemovePod begins: whatever is being made in the pod then gives up,
 	// so that a pod in which something hangs can still be stopped.
-	ending context.Context
-	end    context.CancelCauseFunc
+	ending  context.Context
+	end     context.CancelCauseFunc
+	oldBoot bool // its record is from before the machine last started
 }
 
 func (m *Manager) newPodEntry(sb *pod.Sandbox) *podEntry {

@@ -166,7 +166,7 @@ func (m *Manager) reconcile(ctx context.Context, name string) (work []<-chan str
 		ready[s.Key] = s.Ready
 	}
 	for _, p := range pods {
-		if !ready[p.key] {
+		if !ready[p.key] || p.oldBoot {
 			work = append(work, m.lost(p))
 		}
 	}

@@ -55,7 +55,9 @@ func (m *Manager) adopt(loaded *store.Loaded) {
 		if r.OldBoot && r.State == pod.SandboxReady {
 			m.log.Info("the pod ran before the machine last started", "pod", r.Spec.Key)
 		}
-		m.index.addPod(m.newPodEntry(r.Sandbox))
+		p := m.newPodEntry(r.Sandbox)
+		p.oldBoot = r.OldBoot
+		m.index.addPod(p)
 	}
 	for _, r := range loaded.Containers {
 		p := m.index.podByKey(r.Spec.Sandbox)

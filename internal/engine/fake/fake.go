@@ -39,6 +39,7 @@ type container struct {
 	reported bool          // some watcher was told of the exit
 	ended    chan struct{} // closed when it exits
 	execs    int           // processes of Exec that run now
+	orphans  int           // children that outlived the main process
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -59,7 +60,7 @@ func New(opts ...Option) *Engine {
 // Faults are the engine's faults, to be added and lifted while it runs.
 func (e *Engine) Faults() Faults { return Faults{&e.faults} }
 
-// Everything lists what is there, sorted: "sandbox KEY", "container KEY", "exec in KEY".
+// Everything lists what is there, sorted: "sandbox KEY", "container KEY", "exec in KEY", "child in KEY".
 func (e *Engine) Everything() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -71,6 +72,9 @@ func (e *Engine) Everything() []string {
 		all = append(all, "container "+string(k))
 		for range c.execs {
 			all = append(all, "exec in "+string(k))
+		}
+		for range c.orphans {
+			all = append(all, "child in "+string(k))
 		}
 	}
 	slices.Sort(all)
@@ -188,6 +192,9 @@ func (e *Engine) SignalContainer(ctx context.Context, key pod.Key, s engine.Sign
 			return notFound("container", key)
 		case c.state == pod.ContainerCreated && number == sigkill, c.state == pod.ContainerRunning:
 			e.signal(c, number)
+		}
+		if s.All && number == sigkill {
+			c.orphans = 0
 		}
 		return nil
 	})

@@ -22,6 +22,7 @@ import (
 //	cat            copies standard input to standard output until it ends, then ends with 0
 //	trap SIG N     runs until SIG comes, then ends with code N
 //	ignore SIG     runs and ignores SIG
+//	fork           runs, with a child that outlives it where the PID namespace is shared
 //	sleep          runs; any other word does too
 //
 // A signal that is not trapped or ignored ends the process with 128 plus its number.
@@ -75,32 +76,35 @@ func (e *Engine) signal(c *container, number int) {
 	e.end(c, int32(128+number))
 }
 
-// end is the end of a container's process, told to every watcher. e.mu is held.
-func (e *Engine) end(c *container, code int32) {
-	if c.state == pod.ContainerExited {
-		return
-	}
-	c.state = pod.ContainerExited
-	c.exit = &pod.Exit{Code: code, At: time.Now()}
-	close(c.ended)
-	e.report(c)
-}
+// end is the end of a container's process with a code. e.mu is held.
+func (e *Engine) end(c *container, code int32) { e.finish(c, pod.Exit{Code: code}) }
 
 // Exit ends a running container with a code, as if its process did.
-func (e *Engine) Exit(key pod.Key, code int32) { e.finish(key, pod.Exit{Code: code}) }
+func (e *Engine) Exit(key pod.Key, code int32) { e.finishKey(key, pod.Exit{Code: code}) }
 
 // OOMKill ends a running container as the kernel does when it is out of memory.
-func (e *Engine) OOMKill(key pod.Key) { e.finish(key, pod.Exit{Code: 128 + sigkill, OOMKilled: true}) }
+func (e *Engine) OOMKill(key pod.Key) {
+	e.finishKey(key, pod.Exit{Code: 128 + sigkill, OOMKilled: true})
+}
 
-func (e *Engine) finish(key pod.Key, exit pod.Exit) {
+func (e *Engine) finishKey(key pod.Key, exit pod.Exit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c := e.containers[key]
-	if c == nil || c.state != pod.ContainerRunning {
+	if c := e.containers[key]; c != nil && c.state == pod.ContainerRunning {
+		e.finish(c, exit)
+	}
+}
+
+// finish ends a container that has not ended, and tells every watcher. e.mu is held.
+func (e *Engine) finish(c *container, exit pod.Exit) {
+	if c.state == pod.ContainerExited {
 		return
 	}
 	exit.At = time.Now()
 	c.state, c.exit = pod.ContainerExited, &exit
+	if ns := c.spec.Namespaces.PID; c.words()[0] == "fork" && ns != pod.NamespaceContainer && ns != "" {
+		c.orphans = 1
+	}
 	close(c.ended)
 	e.report(c)
 }
