@@ -135,6 +135,7 @@ func TestHostPortThatCannotBe(t *testing.T) {
 func TestUDPFlowFollowsItsPort(t *testing.T) {
 	n := newNode(t)
 	o := newOutside(t)
+	n.add(newPod(t)) // the kernel remembers flows only where there are rules
 	var client net.Conn
 	err := in(t, o.name, func() (err error) {
 		client, err = net.Dial("udp", hostPort(o.nodeV4, 5353))

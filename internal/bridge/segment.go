@@ -130,10 +130,10 @@ func (s *segment) remove(id attachmentID) error {
 	if rec == nil {
 		rec = s.newRecord(id)
 	}
-	if err := s.closePorts(rec.Ports); err != nil {
-		return err
-	}
-	if err := s.disconnect(rec); err != nil {
+	// Side by side, because the kernel lets each wait until no packet can be on its way.
+	closed := make(chan error, 1)
+	go func() { closed <- s.closePorts(rec.Ports) }()
+	if err := errors.Join(s.disconnect(rec), <-closed); err != nil {
 		return err
 	}
 	s.mu.Lock()
