@@ -3,6 +3,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -80,4 +81,20 @@ func reason(err error) string {
 // NotFound says whether the server does not know what was asked for.
 func NotFound(err error) bool {
 	return status.Code(err) == codes.NotFound || errors.Is(err, errNotFound)
+}
+
+// HasTerminal says whether a container was created with a terminal. The CRI does not tell, so the
+// verbose status is asked; a server that does not say so either has none.
+func (c *Client) HasTerminal(ctx context.Context, id string) (bool, error) {
+	resp, err := c.Runtime.ContainerStatus(ctx, id, true)
+	if err != nil {
+		return false, fmt.Errorf("container %s: %w", Short(id), err)
+	}
+	var info struct {
+		Config struct {
+			TTY bool `json:"tty"`
+		} `json:"config"`
+	}
+	_ = json.Unmarshal([]byte(resp.Info["info"]), &info) // another server's may be no JSON
+	return info.Config.TTY, nil
 }

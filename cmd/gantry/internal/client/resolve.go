@@ -176,3 +176,43 @@ func Short(id string) string {
 	id = strings.TrimPrefix(id, "sha256:")
 	return id[:min(13, len(id))]
 }
+
+// OneContainer finds a container, or the only one of a pod: running ones go before others.
+func (c *Client) OneContainer(ctx context.Context, arg string) (*v1.Container, error) {
+	containers, pods, err := c.Everything(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x, err := match("container", arg, containerCandidates(containers, pods))
+	if !errors.Is(err, errNotFound) {
+		return x, err
+	}
+	t, podErr := c.PodOrContainer(ctx, arg)
+	if podErr != nil {
+		return nil, podErr
+	}
+	var of, running []*v1.Container
+	for _, x := range containers {
+		if x.PodSandboxId != t.Pod.GetId() {
+			continue
+		}
+		of = append(of, x)
+		if x.State == v1.ContainerState_CONTAINER_RUNNING {
+			running = append(running, x)
+		}
+	}
+	switch {
+	case len(running) == 1:
+		return running[0], nil
+	case len(of) == 1:
+		return of[0], nil
+	case len(of) == 0:
+		return nil, fmt.Errorf("pod %s has no containers", PodName(t.Pod))
+	}
+	var names []string
+	for _, x := range of {
+		names = append(names, PodName(t.Pod)+"/"+x.Metadata.GetName())
+	}
+	slices.Sort(names)
+	return nil, fmt.Errorf("pod %s has several containers: %s", PodName(t.Pod), strings.Join(names, ", "))
+}

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/cmd/gantry/internal/client"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect POD|CONTAINER|IMAGE...", Short: "Print everything the server knows about something, as JSON",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				var all []any
+				for _, arg := range args {
+					v, err := inspect(ctx, c, arg)
+					if err != nil {
+						return err
+					}
+					all = append(all, v)
+				}
+				return printJSON(a.out, all)
+			})
+		},
+	}
+}
+
+func inspect(ctx context.Context, c *client.Client, arg string) (any, error) {
+	t, err := c.PodOrContainer(ctx, arg)
+	switch {
+	case err != nil && !client.NotFound(err):
+		return nil, err
+	case err == nil && t.Pod != nil:
+		resp, err := c.Runtime.PodSandboxStatus(ctx, t.Pod.Id, true)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s: %w", arg, err)
+		}
+		return view("pod", resp.Status, resp.Info)
+	case err == nil:
+		resp, err := c.Runtime.ContainerStatus(ctx, t.Container.Id, true)
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", arg, err)
+		}
+		return view("container", resp.Status, resp.Info)
+	}
+	resp, err := c.Images.ImageStatus(ctx, &v1.ImageSpec{Image: arg}, true)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", arg, err)
+	}
+	if resp.Image == nil {
+		return nil, fmt.Errorf("no pod, container or image %q", arg)
+	}
+	return view("image", resp.Image, resp.Info)
+}
+
+// view joins a status and the verbose information, which is JSON where it can be.
+func view(kind string, status proto.Message, info map[string]string) (any, error) {
+	data, err := protojson.Marshal(status)
+	if err != nil {
+		return nil, fmt.Errorf("write JSON: %w", err)
+	}
+	more := map[string]any{}
+	for k, text := range info {
+		if json.Valid([]byte(text)) {
+			more[k] = json.RawMessage(text)
+		} else {
+			more[k] = text
+		}
+	}
+	return map[string]any{"kind": kind, "status": json.RawMessage(data), "info": more}, nil
+}

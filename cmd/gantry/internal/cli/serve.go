@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"gantry/internal/config"
+	"gantry/internal/daemon"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var flags *config.Flags
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the CRI server", Args: cobra.NoArgs,
+		Long: "Run the CRI server until SIGTERM or SIGINT. Its end touches no container: the next server finds them all.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := flags.Load(finder())
+			if err != nil {
+				return err
+			}
+			return daemon.Run(cmd.Context(), o, a.std.Err)
+		},
+	}
+	flags = config.AddFlags(cmd.Flags())
+	return cmd
+}
+
+// finder looks on PATH and beside this binary.
+func finder() config.Finder {
+	f := config.Finder{LookPath: exec.LookPath}
+	if self, err := os.Executable(); err == nil {
+		f.SelfDir = filepath.Dir(self)
+	}
+	return f
+}

@@ -1,0 +1,176 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"gantry/internal/bridge"
+	"gantry/internal/cgroup"
+	"gantry/internal/cni"
+	"gantry/internal/engine"
+	"gantry/internal/engine/native"
+	"gantry/internal/image"
+	"gantry/internal/keeper"
+	"gantry/internal/lifecycle"
+	"gantry/internal/ociruntime"
+	"gantry/internal/pod"
+	"gantry/internal/store"
+)
+
+// keeperCgroup is the cgroup of keepers, outside every pod's.
+const keeperCgroup = "/gantry-keeper"
+
+// engineName is the name of the native engine in the journal.
+const engineName = "native"
+
+// parts are what serving needs.
+type parts struct {
+	manager *lifecycle.Manager
+}
+
+// assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
+func (s *server) assemble(ctx context.Context) (*parts, error) {
+	o := s.opts
+	if len(o.Runtime.Paths) == 0 {
+		return nil, errors.New("no OCI runtime: neither crun nor runc is on PATH; install one, or name one with --runtime NAME=PATH")
+	}
+	if o.Keeper.Binary == "" {
+		return nil, errors.New("gantry-keeper is neither beside the gantry binary nor on PATH; name it with --keeper PATH")
+	}
+	images, err := image.Open(image.Options{
+		Root: filepath.Join(o.Root, "images"), CertsDir: o.Images.CertsDir, Pinned: o.Images.Pinned,
+		ParallelLayers: o.Images.Parallel, Log: s.log.With("component", "image"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("image store", func(context.Context) error { return images.Close() })
+	journal, err := s.openJournal()
+	if err != nil {
+		return nil, err
+	}
+	network, err := s.openNetwork()
+	if err != nil {
+		return nil, err
+	}
+	kept, err := s.connectKeeper(ctx)
+	if err != nil {
+		return nil, err
+	}
+	eng, err := s.nativeEngine(kept, images)
+	if err != nil {
+		return nil, err
+	}
+	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
+	if err != nil {
+		return nil, err
+	}
+	handlers, features := s.handlers(eng.Features(ctx))
+	m, err := lifecycle.New(lifecycle.Options{
+		Engines:       map[string]engine.Engine{engineName: eng},
+		Images:        map[string]engine.Images{engineName: images},
+		Handlers:      handlers,
+		Features:      features,
+		Network:       network,
+		Journal:       journal,
+		Logs:          kept,
+		Stats:         cgroups.Read,
+		StateDir:      o.State,
+		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
+		Log:           s.log.With("component", "lifecycle"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("pods", m.Close)
+	return &parts{manager: m}, nil
+}
+
+func (s *server) openJournal() (*store.Store, error) {
+	boot, err := store.BootID()
+	if err != nil {
+		return nil, err
+	}
+	journal, err := store.Open(filepath.Join(s.opts.Root, "journal"), boot)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("journal", func(context.Context) error { return journal.Close() })
+	return journal, nil
+}
+
+// openNetwork gives CNI the builtin plugin in either mode: a conflist may name it too.
+func (s *server) openNetwork() (*cni.Network, error) {
+	n := s.opts.Network
+	log := s.log.With("component", "network")
+	builtin, err := bridge.New(bridge.Options{StateDir: filepath.Join(s.opts.State, "bridge"), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	opts := cni.Options{
+		ConfDir: n.CNIConfDir, BinDirs: n.CNIBinDirs, CacheDir: filepath.Join(s.opts.Root, "cni"),
+		Exec: builtin.Exec(cni.NewExec(log)), Log: log,
+	}
+	if n.Mode == "builtin" {
+		conf := bridge.Config{Bridge: n.Builtin.Bridge, MTU: n.Builtin.MTU}
+		for _, text := range n.Builtin.Subnets {
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				return nil, fmt.Errorf("subnet: %w", err)
+			}
+			conf.Subnets = append(conf.Subnets, p)
+		}
+		opts.Config = bridge.Conflist(conf)
+	}
+	network, err := cni.New(opts)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("network", func(context.Context) error { return network.Close() })
+	return network, nil
+}
+
+func (s *server) connectKeeper(ctx context.Context) (*keeper.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	c, err := keeper.Connect(ctx, keeper.Options{
+		StateDir: filepath.Join(s.opts.State, "keeper"), Binary: s.opts.Keeper.Binary, CgroupPath: keeperCgroup,
+		Log: s.log.With("component", "keeper"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("keeper", func(context.Context) error { return c.Close() })
+	return c, nil
+}
+
+func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.Engine, error) {
+	driver, err := cgroup.ParseDriver(s.opts.Cgroup.Driver)
+	if err != nil {
+		return nil, err
+	}
+	runtimes := make(map[string]ociruntime.Runtime, len(s.opts.Runtime.Paths))
+	for name, path := range s.opts.Runtime.Paths {
+		runtimes[name] = ociruntime.Runtime{Path: path}
+	}
+	return native.New(native.Options{
+		Keeper: k, Rootfs: images, Runtimes: runtimes, DefaultRuntime: s.opts.Runtime.Default,
+		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
+		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary,
+	})
+}
+
+// handlers are the runtimes' names, and "" for the default one.
+func (s *server) handlers(found map[string]pod.HandlerFeatures) (map[string]string, map[string]pod.HandlerFeatures) {
+	handlers := map[string]string{"": engineName}
+	features := map[string]pod.HandlerFeatures{}
+	for name := range s.opts.Runtime.Paths {
+		handlers[name] = engineName
+		features[name] = found[name]
+	}
+	features[""] = found[s.opts.Runtime.Default]
+	return handlers, features
+}

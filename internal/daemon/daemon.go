@@ -1,0 +1,109 @@
+// Package daemon assembles the server: it is the one place where every part is made and tied to the
+// others. Parts are made in the order in which they need each other and closed in reverse; none of
+// the closing touches a container.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"gantry/internal/config"
+	"gantry/internal/observe"
+)
+
+// Times of a start and of an end.
+const (
+	keeperTimeout = 30 * time.Second // until the keeper answers
+	callsTimeout  = 10 * time.Second // for calls under way when the server is asked to end
+	closeTimeout  = 10 * time.Second // for what goes on behind the calls
+)
+
+// server is what was made so far.
+type server struct {
+	opts    *config.Options
+	log     *slog.Logger
+	closers []closer
+}
+
+type closer struct {
+	what  string
+	close func(context.Context) error
+}
+
+// Run serves until ctx ends, which is no error. The server has let go of everything when it returns.
+func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
+	level, err := observe.ParseLevel(o.Log.Level)
+	if err != nil {
+		return err
+	}
+	log, err := observe.NewLogger(logTo, observe.Format(o.Log.Format), level)
+	if err != nil {
+		return err
+	}
+	observe.Adopt(log)
+	s := &server{opts: o, log: log}
+	log.Info("gantry starts", "version", config.Version, "root", o.Root, "state", o.State, "engine", o.Engine,
+		"runtime", o.Runtime.Default, "network", o.Network.Mode)
+	err = s.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // asked to end before it had begun
+	}
+	err = errors.Join(err, s.close())
+	log.Info("gantry ends", "error", err)
+	return err
+}
+
+func (s *server) run(ctx context.Context) error {
+	if err := s.claim(); err != nil {
+		return err
+	}
+	parts, err := s.assemble(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := parts.manager.Recover(ctx); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	s.log.Info("recovered", "pods", len(parts.manager.Pods(ctx)), "containers", len(parts.manager.Containers(ctx)),
+		"took", time.Since(began).Round(time.Millisecond))
+	return s.serve(ctx, parts)
+}
+
+// claim takes the server's directories, so that no second server works in them.
+func (s *server) claim() error {
+	for _, dir := range []string{s.opts.Root, s.opts.State, filepath.Dir(s.opts.SocketPath())} {
+		if err := makeDir(dir); err != nil {
+			return err
+		}
+	}
+	lock, err := lockState(s.opts.State, s.log)
+	if err != nil {
+		return err
+	}
+	s.onClose("state directory", func(context.Context) error { return lock.Close() })
+	return nil
+}
+
+func (s *server) onClose(what string, f func(context.Context) error) {
+	s.closers = append(s.closers, closer{what, f})
+}
+
+// close closes every part, the last one made first; a part that fails or hangs keeps no other.
+func (s *server) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		c := s.closers[i]
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		if err := c.close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", c.what, err))
+		}
+		cancel()
+	}
+	return errors.Join(errs...)
+}

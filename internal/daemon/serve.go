@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"gantry/internal/admin"
+	"gantry/internal/config"
+	"gantry/internal/cri"
+	"gantry/internal/lifecycle"
+	"gantry/internal/observe"
+	"gantry/internal/pod"
+	"gantry/internal/streaming"
+)
+
+const headerTimeout = 10 * time.Second // until a client has sent its request
+
+// serve opens the sockets and answers until ctx ends or one of the servers breaks.
+func (s *server) serve(ctx context.Context, p *parts) error {
+	broken := make(chan error, 4) // one for each server, so that none waits
+	streams, err := streaming.New(p.manager, streaming.Options{Listen: s.opts.Streaming.Listen, Log: s.log.With("component", "streaming")})
+	if err != nil {
+		return err
+	}
+	s.onClose("streams", streams.Close)
+	go func() { broken <- streams.Serve() }()
+
+	var pulls admin.Pulls
+	build := admin.ReadBuild(admin.Build{Version: config.Version, StateDir: s.opts.State, Streaming: streams.Addr().String()})
+	if err := s.serveAdmin(admin.Handler(&pulls, build), broken); err != nil {
+		return err
+	}
+	registry := observe.NewRegistry()
+	if err := s.serveMetrics(p.manager, registry, broken); err != nil {
+		return err
+	}
+	service := cri.New(cri.Options{
+		Pods: p.manager, Containers: p.manager, Views: p.manager, Streams: p.manager,
+		Images: watchedImages{p.manager, &pulls}, Node: p.manager, URLs: streams,
+		Log: s.log.With("component", "cri"), Version: config.Version,
+	})
+	stop, err := s.serveCRI(service, registry, broken)
+	if err != nil {
+		return err
+	}
+	notify("READY=1")
+	s.log.Info("gantry serves", "listen", s.opts.Listen, "streaming", streams.Addr().String(), "metrics", s.opts.Metrics.Listen)
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-broken:
+	}
+	notify("STOPPING=1")
+	s.log.Info("gantry is asked to end: no new calls; containers go on")
+	stop()
+	return err
+}
+
+// serveCRI returns what ends the server: no new calls, and a bounded time for those under way.
+func (s *server) serveCRI(service *cri.Service, registry prometheus.Registerer, broken chan<- error) (stop func(), err error) {
+	rpcs, err := observe.NewRPCs(s.log, registry)
+	if err != nil {
+		return nil, err
+	}
+	g := cri.NewServer(service, cri.Interceptors{
+		Unary:  []grpc.UnaryServerInterceptor{rpcs.Unary},
+		Stream: []grpc.StreamServerInterceptor{rpcs.Stream},
+	})
+	ln, err := listenUnix(s.opts.SocketPath(), 0o660)
+	if err != nil {
+		return nil, err
+	}
+	go func() { broken <- g.Serve(ln) }()
+	return func() {
+		timer := time.AfterFunc(callsTimeout, g.Stop)
+		defer timer.Stop()
+		g.GracefulStop()
+	}, nil
+}
+
+func (s *server) serveAdmin(h http.Handler, broken chan<- error) error {
+	ln, err := listenUnix(filepath.Join(s.opts.State, admin.SocketName), 0o600)
+	if err != nil {
+		return err
+	}
+	s.serveHTTP("admin socket", h, ln, broken)
+	return nil
+}
+
+func (s *server) serveMetrics(m *lifecycle.Manager, registry prometheus.Gatherer, broken chan<- error) error {
+	if s.opts.Metrics.Listen == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", s.opts.Metrics.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	s.serveHTTP("metrics", observe.Handler(registry, func(ctx context.Context) error { return healthy(ctx, m) }), ln, broken)
+	return nil
+}
+
+func (s *server) serveHTTP(what string, h http.Handler, ln net.Listener, broken chan<- error) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}
+	s.onClose(what, func(context.Context) error { return srv.Close() })
+	go func() {
+		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			broken <- fmt.Errorf("serve %s: %w", what, err)
+		}
+	}()
+}
+
+// healthy is what /healthz says: the runtime's readiness. A node without network is still healthy.
+func healthy(ctx context.Context, m *lifecycle.Manager) error {
+	st, err := m.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return st.Runtime
+}
+
+// watchedImages shows pulls on the admin socket.
+type watchedImages struct {
+	cri.Images
+	pulls *admin.Pulls
+}
+
+func (w watchedImages) PullImage(ctx context.Context, podUID string, p *pod.Pull) (string, error) {
+	return w.pulls.Pull(ctx, w.Images, podUID, p)
+}
+
+func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
+	if err := removeStaleSocket(path); err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	// To connect takes write permission, which only root has before this.
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen: %w", err), ln.Close())
+	}
+	return ln, nil
+}
+
+// answers says whether somebody listens at a socket.
+func answers(path string) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(context.Background(), "unix", path)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// notify tells systemd how the server is (sd_notify(3)); without systemd it does nothing.
+func notify(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	_, _ = conn.Write([]byte(state))
+	_ = conn.Close()
+}
