@@ -120,7 +120,7 @@ func TestHowContainersEnd(t *testing.T) {
 				m := w.start()
 				id := runContainer(t, m, runPod(t, m, "web"), "main", "sleep")
 				c.end(w.engine, keyOf(t, m, id))
-				time.Sleep(time.Minute) // of the bubble's clock
+				<-time.After(time.Minute) // of the bubble's clock
 				if is := stateOf(t, m, id); is.State != pod.ContainerExited || is.Reason != c.reason || is.ExitCode != c.code {
 					t.Errorf("%s, %s, %d; want exited, %s, %d", is.State, is.Reason, is.ExitCode, c.reason, c.code)
 				}

@@ -150,7 +150,7 @@ func TestFailureAtEveryPointLosesNothing(t *testing.T) {
 					t.Fatalf("the client noticed nothing; reached: %v", failed)
 				}
 				lift()
-				time.Sleep(5 * time.Second) // of the bubble's clock: what is repeated behind the calls
+				<-time.After(5 * time.Second) // of the bubble's clock: what is repeated behind the calls
 				synctest.Wait()
 				w.mustAgree(m)
 				again := &client{t: t, w: w, m: m}
@@ -206,7 +206,7 @@ func TestBrokenEngineLeavesNothing(t *testing.T) {
 					if err == nil {
 						t.Fatal("it worked with a broken engine")
 					}
-					time.Sleep(10 * time.Minute) // of the bubble's clock: more than an attempt lingers
+					<-time.After(10 * time.Minute) // of the bubble's clock: more than an attempt lingers
 					if err := m.RemovePod(t.Context(), id); id != "" && err != nil {
 						t.Fatal(err)
 					}
@@ -235,7 +235,7 @@ func TestUndoGoesOnPastErrorsAndIsRepeated(t *testing.T) {
 			t.Errorf("left %v; want the network and the record, until that is given back too", left)
 		}
 		w.net.fail("Detach", nil)
-		time.Sleep(2 * time.Minute) // of the bubble's clock
+		<-time.After(2 * time.Minute) // of the bubble's clock
 		w.mustBeEmpty("when the network answers again")
 	})
 }

@@ -187,7 +187,7 @@ func TestStuckPodDoesNotKeepTheServerFromStarting(t *testing.T) {
 		}
 		id := runPod(t, m, "other")
 		w.net.hang("Detach", false)
-		time.Sleep(10 * time.Minute) // of the bubble's clock
+		<-time.After(10 * time.Minute) // of the bubble's clock
 		if err := m.RemovePod(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +210,7 @@ func TestEngineThatIsDownAtTheStart(t *testing.T) {
 		}
 		w.engine.Faults().Lift("Watch")
 		w.engine.Faults().Lift("List")
-		time.Sleep(time.Minute) // of the bubble's clock
+		<-time.After(time.Minute) // of the bubble's clock
 		if is := stateOf(t, m, id); is.State != pod.ContainerExited || is.ExitCode != 6 {
 			t.Errorf("when the engine is back: %s, %d; want exited, 6", is.State, is.ExitCode)
 		}
@@ -257,7 +257,7 @@ func TestSandboxThatIsGoneMeanwhile(t *testing.T) {
 		cid := runContainer(t, m, id, "main", "sleep")
 		w.engine.Vanish()
 		w.engine.LoseWatches()
-		time.Sleep(time.Minute) // of the bubble's clock
+		<-time.After(time.Minute) // of the bubble's clock
 		if s := podState(m, id); s != "notready" {
 			t.Errorf("the pod is %s", s)
 		}
@@ -336,7 +336,7 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(5 * time.Minute) // of the bubble's clock: what failed is repeated
+		<-time.After(5 * time.Minute) // of the bubble's clock: what failed is repeated
 		if err := m.RemovePod(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}

@@ -92,7 +92,7 @@ func TestAttemptNobodyWaitsForFinishesOrIsUndone(t *testing.T) {
 				if r := <-left; !errors.Is(r.err, context.Canceled) {
 					t.Fatal(r.err)
 				}
-				time.Sleep(c.opensAfter) // of the bubble's clock
+				<-time.After(c.opensAfter) // of the bubble's clock
 				open()
 				synctest.Wait()
 				if n := len(m.Pods(t.Context())); n != c.ready {

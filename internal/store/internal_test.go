@@ -31,21 +31,27 @@ func TestExitsAreSyncedWithinASecond(t *testing.T) {
 		if err := s.PutContainer(&pod.Container{Spec: pod.ContainerSpec{Key: "r"}, State: pod.ContainerRunning}); err != nil {
 			t.Fatal(err)
 		}
-		if len(s.dirty) != 2 {
-			t.Errorf("%d records wait for the disk; want the two exits", len(s.dirty))
+		if n := waiting(s); n != 2 {
+			t.Errorf("%d records wait for the disk; want the two exits", n)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second) // of the bubble's clock
 		synctest.Wait()
-		if len(s.dirty) != 0 {
-			t.Errorf("%d exits are not synced after a second", len(s.dirty))
+		if n := waiting(s); n != 0 {
+			t.Errorf("%d exits are not synced after a second", n)
 		}
 		if err := s.PutContainer(exited("c")); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Close(); err != nil || len(s.dirty) != 0 {
-			t.Errorf("close: %v, %d exits not synced", err, len(s.dirty))
+		if err := s.Close(); err != nil || waiting(s) != 0 {
+			t.Errorf("close: %v, %d exits not synced", err, waiting(s))
 		}
 	})
+}
+
+func waiting(s *Store) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.dirty)
 }
 
 func TestFullDiskClass(t *testing.T) {
