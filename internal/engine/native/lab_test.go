@@ -44,7 +44,7 @@ type station struct {
 	dir    string
 }
 
-func newStation(t *testing.T, runtime string) *station {
+func newStation(t testing.TB, runtime string) *station {
 	t.Helper()
 	binary, err := keeperBinary()
 	if err != nil {
@@ -73,7 +73,7 @@ func newStation(t *testing.T, runtime string) *station {
 	return s
 }
 
-func startKeeper(t *testing.T, dir, binary string) *keeper.Client {
+func startKeeper(t testing.TB, dir, binary string) *keeper.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -88,7 +88,7 @@ func startKeeper(t *testing.T, dir, binary string) *keeper.Client {
 	return k
 }
 
-func busybox(t *testing.T, root string) (*image.Store, *pod.Image) {
+func busybox(t testing.TB, root string) (*image.Store, *pod.Image) {
 	t.Helper()
 	registry := labimage.Registry(t, labimage.Config{})
 	img, err := labimage.Busybox()

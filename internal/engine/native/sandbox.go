@@ -167,7 +167,7 @@ func (e *Engine) UpdateSandbox(_ context.Context, key pod.Key, limits *pod.Resou
 // StopSandbox ends the pause process and gives back the namespaces and /dev/shm.
 func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 	dir := e.sandboxDir(key)
-	r, err := e.readSandbox(key)
+	r, err := e.recorded(key)
 	if err != nil {
 		// Without a record nothing was made.
 		return absentIsFine(err)
@@ -189,7 +189,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 	if err := e.StopSandbox(ctx, key); err != nil {
 		return err
 	}
-	r, err := e.readSandbox(key)
+	r, err := e.recorded(key)
 	if err == nil && r.OwnCgroup {
 		if err := e.removeCgroup(ctx, r); err != nil {
 			return err
@@ -199,6 +199,18 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
 	return nil
+}
+
+// recorded is the sandbox's record, or, where a power cut spoiled it, what it may have held at most.
+func (e *Engine) recorded(key pod.Key) (*sandboxRecord, error) {
+	r, err := e.readSandbox(key)
+	if err == nil || errdefs.IsNotFound(err) {
+		return r, err
+	}
+	parent, err := e.opts.CgroupDriver.Parent("", string(key))
+	return &sandboxRecord{
+		Namespaces: e.namespaces(&pod.SandboxSpec{Key: key}), Cgroup: parent, OwnCgroup: true, Pause: true,
+	}, err
 }
 
 // removeCgroup kills only in a cgroup that is the sandbox's alone.
