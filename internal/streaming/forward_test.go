@@ -109,6 +109,54 @@ func TestPortForward(t *testing.T) {
 	}
 }
 
+// A direction ends alone, as TCP's do.
+func TestPortForwardHalfCloses(t *testing.T) {
+	got := make(chan string, 1)
+	b := &backend{forward: func(_ context.Context, _ int32, stream io.ReadWriteCloser) error {
+		_, _ = io.WriteString(stream, "bye")
+		if err := stream.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			return err
+		}
+		in, err := io.ReadAll(stream)
+		got <- string(in)
+		return err
+	}}
+	data, _ := dialForward(t, start(t, b, streaming.Options{})).open(t, 80)
+	if out, _ := io.ReadAll(data); string(out) != "bye" {
+		t.Errorf("got %q", out)
+	}
+	_, _ = io.WriteString(data, "after")
+	_ = data.Close()
+	if in := <-got; in != "after" {
+		t.Errorf("got %q", in)
+	}
+}
+
+// What a client still sends to a forwarding that has ended stands in no other's way.
+func TestPortForwardDropsWhatComesTooLate(t *testing.T) {
+	b := &backend{forward: func(_ context.Context, port int32, stream io.ReadWriteCloser) error {
+		if port == 80 {
+			return stream.Close()
+		}
+		_, err := io.WriteString(stream, "next")
+		return err
+	}}
+	f := dialForward(t, start(t, b, streaming.Options{}))
+	data, _ := f.open(t, 80)
+	_, _ = io.ReadAll(data)
+	for range 1000 {
+		if _, err := data.Write(make([]byte, 1<<10)); err != nil {
+			break
+		}
+	}
+	for port := 81; port < 91; port++ { // as many as there are workers for frames, and more
+		data, _ := f.open(t, port)
+		if out, _ := io.ReadAll(data); string(out) != "next" {
+			t.Errorf("got %q", out)
+		}
+	}
+}
+
 // The protocol itself would leave a forwarding alone with a silent peer for ever.
 func TestPortForwardEndsWithItsClient(t *testing.T) {
 	began := make(chan struct{})

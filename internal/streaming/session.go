@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"gantry/internal/engine"
 )
@@ -69,10 +70,26 @@ func (s *session) PortForward(_ context.Context, podID, _ string, port int32, st
 		return net.ErrClosed
 	}
 	defer s.server.calls.done()
+	if hs, ok := stream.(httpstream.Stream); ok {
+		stream = forwarded{hs}
+	}
 	if err := s.server.backend.PortForward(s.ctx, podID, port, stream); err != nil {
 		return fmt.Errorf("port %d: %w", port, err)
 	}
 	return nil
+}
+
+// forwarded gives a SPDY stream the ways to end of a TCP connection. SPDY's own Close ends one
+// direction and leaves the other's bytes to nobody, which in time blocks the whole connection.
+type forwarded struct{ httpstream.Stream }
+
+// CloseWrite tells the client that no more comes.
+func (f forwarded) CloseWrite() error { return f.Stream.Close() }
+
+// Close ends both directions; a Read that waits returns.
+func (f forwarded) Close() error {
+	_ = f.Stream.Close() // fails when CloseWrite came before
+	return f.Reset()
 }
 
 func (s *session) io(ctx context.Context, in io.Reader, out, errOut io.Writer, tty bool, resize <-chan remotecommand.TerminalSize) engine.IO {
