@@ -71,9 +71,9 @@ func (m *Manager) failStart(ctx context.Context, c *containerEntry, reason error
 		m.log.Warn("a container that could not be started could not be killed", "container", c.key, "error", err)
 	}
 	err = c.mark(m.log, func(is *pod.Container) (*pod.Container, error) {
-		n, err := is.Exited(pod.Exit{Code: startFailed, At: time.Now()})
-		if err != nil {
-			return nil, err
+		n, illegal := is.Exited(pod.Exit{Code: startFailed, At: time.Now()})
+		if illegal != nil {
+			return nil, illegal
 		}
 		n.ExitCode, n.Reason, n.Message = startFailed, pod.ReasonStartFail, reason.Error()
 		return n, nil

@@ -187,9 +187,9 @@ func TestLogPathStaysInTheLogDirectory(t *testing.T) {
 	} {
 		c := container("c-" + want)
 		c.LogName = name
-		id, err := m.CreateContainer(t.Context(), podID, c)
-		if err != nil {
-			t.Fatal(err)
+		id, bad := m.CreateContainer(t.Context(), podID, c)
+		if bad != nil {
+			t.Fatal(bad)
 		}
 		if got := stateOf(t, m, id).Spec.LogPath; got != filepath.Join(spec.LogDirectory, want) {
 			t.Errorf("log path %q became %s", name, got)
@@ -238,11 +238,11 @@ func TestExecSync(t *testing.T) {
 		if err != nil || string(r.Stdout) != "out" || string(r.Stderr) != "err" || r.ExitCode != 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
-		if r, err := m.ExecSync(t.Context(), id, []string{"exit", "3"}, time.Second); err != nil || r.ExitCode != 3 {
+		if r, err = m.ExecSync(t.Context(), id, []string{"exit", "3"}, time.Second); err != nil || r.ExitCode != 3 {
 			t.Errorf("%+v, %v; want code 3 and no error", r, err)
 		}
 		began := time.Now()
-		if _, err := m.ExecSync(t.Context(), id, []string{"sleep"}, time.Second); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+		if _, err = m.ExecSync(t.Context(), id, []string{"sleep"}, time.Second); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
 			t.Errorf("past its time-out: %v after %v", err, time.Since(began))
 		}
 		half := strings.Repeat("x", 10<<20)

@@ -71,7 +71,7 @@ func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.Co
 		return "", err
 	}
 	defer unlock()
-	if err := mustBeReady(p); err != nil {
+	if err = mustBeReady(p); err != nil {
 		return "", err
 	}
 	c, err := m.newContainer(p, spec, image)
@@ -186,7 +186,7 @@ func (m *Manager) publishContainer(_ context.Context, c *containerEntry) error {
 // undoContainer walks all the way back and deletes the record only when every undo succeeded. The
 // pod's lock is held.
 func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) error {
-	if err := backward(ctx, m, op, m.containerSteps(), c, toRemove); err != nil {
+	if err := backward(ctx, m, op, m.containerSteps(), c); err != nil {
 		return err
 	}
 	if err := c.forget(func() error { return m.journal.DeleteContainer(c.key) }); err != nil {

@@ -15,13 +15,13 @@ import (
 // observe keeps memory true: it watches an engine, then lists it, so that nothing falls between, and
 // does both again when the watch breaks. First is called after the first try, whatever came of it,
 // with the work that it gave.
-func (m *Manager) observe(name string, first func([]<-chan struct{})) {
+func (m *Manager) observe(ctx context.Context, name string, first func([]<-chan struct{})) {
 	const least, most = 100 * time.Millisecond, 10 * time.Second
 	for pause := least; ; pause = min(2*pause, most) {
 		began := time.Now()
-		err := m.observeOnce(name, first)
+		err := m.observeOnce(ctx, name, first)
 		first(nil)
-		if m.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
 		m.log.Warn("lost sight of the engine, looking again", "engine", name, "error", err)
@@ -35,8 +35,8 @@ func (m *Manager) observe(name string, first func([]<-chan struct{})) {
 }
 
 // observeOnce handles events until the watch ends.
-func (m *Manager) observeOnce(name string, first func([]<-chan struct{})) error {
-	ctx, cancel := context.WithCancel(m.ctx)
+func (m *Manager) observeOnce(ctx context.Context, name string, first func([]<-chan struct{})) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, err := m.opts.Engines[name].Watch(ctx)
 	if err != nil {
@@ -96,18 +96,10 @@ func (m *Manager) exited(c *containerEntry, exit pod.Exit) {
 		return
 	}
 	c.hasExited()
-	if c.sharesPID() {
-		m.work.Go(func() { m.killRest(c) })
-	}
-}
-
-// killRest ends the processes that outlive a container's main process where the pod shares its PID
-// namespace.
-func (m *Manager) killRest(c *containerEntry) {
-	ctx, cancel := context.WithTimeout(m.ctx, m.times.Kill)
-	defer cancel()
-	if err := m.signal(ctx, c, engine.Signal{Name: "SIGKILL", All: true}); err != nil {
-		m.log.Warn("processes of a container that ended could not be killed", "container", c.key, "error", err)
+	if c.sharesPID() { // the processes that outlive the main one
+		m.now("end the rest of container "+string(c.key), func(ctx context.Context) error {
+			return m.signal(ctx, c, engine.Signal{Name: "SIGKILL", All: true})
+		})
 	}
 }
 

@@ -81,7 +81,7 @@ func (m *Manager) makePod(ctx context.Context, p *podEntry) error {
 // undoPod walks all the way back and deletes the record only when every undo succeeded. The pod's
 // lock is held.
 func (m *Manager) undoPod(ctx context.Context, op Op, p *podEntry) error {
-	if err := backward(ctx, m, op, m.podSteps(), p, toRemove); err != nil {
+	if err := backward(ctx, m, op, m.podSteps(), p); err != nil {
 		return err
 	}
 	if err := p.forget(func() error { return m.journal.DeletePod(p.key) }); err != nil {
@@ -148,7 +148,7 @@ func (m *Manager) stopPod(ctx context.Context, p *podEntry) error {
 	if err := m.reached(OpStopPod, pointIntent); err != nil {
 		return err
 	}
-	if err := backward(ctx, m, OpStopPod, m.podSteps(), p, toStop); err != nil {
+	if err := backward(ctx, m, OpStopPod, m.podSteps(), p); err != nil {
 		return err
 	}
 	err := p.mark(m.log, func(sb *pod.Sandbox) (*pod.Sandbox, error) {

@@ -22,7 +22,7 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, str
 	if err != nil {
 		return err
 	}
-	if err := mustBeReady(p); err != nil {
+	if err = mustBeReady(p); err != nil {
 		return err
 	}
 	if port < 1 || port > 65535 {

@@ -90,7 +90,7 @@ func (m *Manager) observeAll() []<-chan struct{} {
 		all = append(all, looked)
 		var once sync.Once
 		m.work.Go(func() {
-			m.observe(name, func(work []<-chan struct{}) {
+			m.observe(m.ctx, name, func(work []<-chan struct{}) {
 				once.Do(func() {
 					m.work.Go(func() {
 						defer close(looked)

@@ -256,10 +256,11 @@ func TestImageIsCopiedToTheEngineThatLacksIt(t *testing.T) {
 	if lacking.Pulls() != 0 || len(second.Everything()) != 2 {
 		t.Errorf("%d pulls, the second engine has %v; want a copy without a registry", lacking.Pulls(), second.Everything())
 	}
-	if _, err := m.PullImage(t.Context(), "uid-web", &pod.Pull{Ref: "localhost/other:1"}); err != nil || lacking.Pulls() != 1 {
+	if _, err = m.PullImage(t.Context(), "uid-web", &pod.Pull{Ref: "localhost/other:1"}); err != nil || lacking.Pulls() != 1 {
 		t.Errorf("a pull for that pod: %v, %d pulls in its engine's store; want 1", err, lacking.Pulls())
 	}
-	if all, err := m.ListImages(t.Context()); err != nil || len(all) != 2 {
+	all, err := m.ListImages(t.Context())
+	if err != nil || len(all) != 2 {
 		t.Errorf("%d images, %v; want the union of two", len(all), err)
 	}
 	images, layers, err := m.ImageUsage(t.Context())

@@ -144,21 +144,13 @@ func forward[T interface{ begin(string) }](ctx context.Context, m *Manager, op O
 	return nil
 }
 
-// depth is how far a walk back goes.
-type depth int
-
-const (
-	toStop depth = iota
-	toRemove
-)
-
-// backward undoes all steps in reverse, each within the time that a step of undoing may take. It
-// never stops at an error: what can be given back is given back.
-func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T, d depth) error {
+// backward undoes all steps in reverse, each within the time that a step of undoing may take; only
+// StopPod leaves what remove takes away. It never stops at an error: what can be given back is given back.
+func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
 	var errs []error
 	for _, s := range slices.Backward(steps) {
 		t.begin(s.name)
-		err := s.undo(ctx, m.times.Undo, t, d)
+		err := s.undo(ctx, m.times.Undo, t, op != OpStopPod)
 		if err == nil {
 			err = m.reached(op, s.name)
 		}
@@ -169,14 +161,14 @@ func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op 
 	return errors.Join(errs...)
 }
 
-func (s step[T]) undo(ctx context.Context, limit time.Duration, t T, d depth) error {
+func (s step[T]) undo(ctx context.Context, limit time.Duration, t T, remove bool) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var errs []error
 	if s.stop != nil {
 		errs = append(errs, s.stop(ctx, t))
 	}
-	if s.remove != nil && d == toRemove {
+	if s.remove != nil && remove {
 		errs = append(errs, s.remove(ctx, t))
 	}
 	return errors.Join(errs...)

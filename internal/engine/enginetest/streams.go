@@ -176,7 +176,10 @@ func attachCancel(t *testing.T, b *bench) {
 	go func() { ended <- b.Engine.Attach(ctx, key, engine.IO{Stdout: io.Discard}) }()
 	cancel()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v; want nil or the context's error", err)
+		}
 	case <-b.ctx.Done():
 		t.Fatal("attach goes on after its context ended")
 	}
