@@ -19,10 +19,13 @@ func (n *Node) Crictl(args ...string) string {
 // CrictlCommand is crictl against the node, not started.
 func (n *Node) CrictlCommand(ctx context.Context, args ...string) *exec.Cmd {
 	n.t.Helper()
-	all := append([]string{"--runtime-endpoint", n.Endpoint(), "--image-endpoint", n.Endpoint(), "--timeout", "60s"}, args...)
-	cmd := exec.CommandContext(ctx, Tool(n.t, "crictl"), all...)
-	cmd.Env = append(os.Environ(), "CRI_CONFIG_FILE="+filepath.Join(n.Root, "crictl.yaml"))
-	return cmd
+	// The machine's own crictl.yaml must not have a say.
+	config := filepath.Join(n.Root, "crictl.yaml")
+	if err := os.WriteFile(config, nil, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	all := append([]string{"--config", config, "--runtime-endpoint", n.Endpoint(), "--image-endpoint", n.Endpoint(), "--timeout", "60s"}, args...)
+	return exec.CommandContext(ctx, Tool(n.t, "crictl"), all...)
 }
 
 // Gantry runs gantry's command line against the node and returns its standard output; it must exit 0.
