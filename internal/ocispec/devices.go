@@ -60,14 +60,14 @@ func resolveDevice(d pod.Device) ([]Device, error) {
 		inside = d.HostPath
 	}
 	// by-id links and the like lead to the device.
-	real, err := filepath.EvalSymlinks(d.HostPath)
+	source, err := filepath.EvalSymlinks(d.HostPath)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w: %w", d.HostPath, errdefs.ErrInvalidArgument, err)
 	}
-	if st, err := os.Stat(real); err == nil && st.IsDir() {
-		return devicesBelow(real, inside, access)
+	if st, err := os.Stat(source); err == nil && st.IsDir() {
+		return devicesBelow(source, inside, access)
 	}
-	found, ok := statDevice(real, inside, access)
+	found, ok := statDevice(source, inside, access)
 	if !ok {
 		return nil, fmt.Errorf("device %s: not a device: %w", d.HostPath, errdefs.ErrInvalidArgument)
 	}

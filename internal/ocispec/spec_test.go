@@ -90,7 +90,7 @@ func TestGolden(t *testing.T) {
 			}
 			golden := filepath.Join("testdata", name+".json")
 			if *update {
-				if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+				if err = os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -32,12 +32,12 @@ func (e *Engine) Attach(ctx context.Context, key pod.Key, io engine.IO) error {
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", key.Short(), err)
 	}
-	if err := e.attachInput(ctx, key, io, session.Stdin); err != nil {
-		return errors.Join(err, session.Kill())
+	if err = e.attachInput(ctx, key, io, session.Stdin); err != nil {
+		return errors.Join(err, session.Kill()) //nolint:contextcheck // it ends what outlives its context
 	}
 	s.start()
 	if _, err = session.Wait(ctx); err != nil {
-		detach := session.Kill()
+		detach := session.Kill() //nolint:contextcheck // it ends what outlives its context
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -76,7 +76,8 @@ func (e *Engine) attachInput(ctx context.Context, key pod.Key, io engine.IO, unu
 		case <-ctx.Done():
 		}
 		s.close()
-		_ = session.Kill() // an attach has nothing to kill: the connection is closed
+		// An attach has nothing to kill: this closes its connection.
+		_ = session.Kill() //nolint:contextcheck // it ends what outlives its context
 	}()
 	return nil
 }

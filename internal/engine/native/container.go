@@ -32,7 +32,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 		if created, ok := e.existing(ctx, key); ok {
 			return created, nil
 		}
-		if err := e.RemoveContainer(ctx, key); err != nil {
+		if err = e.RemoveContainer(ctx, key); err != nil {
 			return engine.Created{}, fmt.Errorf("remove what is left of container %s: %w", key.Short(), err)
 		}
 		return e.CreateContainer(ctx, req)
@@ -87,10 +87,10 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		return engine.Created{}, fmt.Errorf("encode process: %w", err)
 	}
 	dir := e.containerDir(c.Key)
-	if err := writeBundle(dir, spec); err != nil {
+	if err = writeBundle(dir, spec); err != nil {
 		return engine.Created{}, fmt.Errorf("write bundle: %w", err)
 	}
-	if err := write(filepath.Join(dir, containerFile), r); err != nil {
+	if err = write(filepath.Join(dir, containerFile), r); err != nil {
 		return engine.Created{}, fmt.Errorf("record container: %w", err)
 	}
 	created := r.Created
@@ -128,7 +128,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
-	if err := e.completeRootfs(rootfs, req); err != nil {
+	if err = e.completeRootfs(rootfs, req); err != nil {
 		return nil, err
 	}
 	user, err := ocispec.FindUser(rootfs, &c.Security, req.Image.User)

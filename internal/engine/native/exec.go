@@ -62,7 +62,7 @@ func waitOrKill(ctx context.Context, session *keeper.Session) (keeper.Exit, erro
 	if err == nil {
 		return exit, nil
 	}
-	killErr := session.Kill()
+	killErr := session.Kill() //nolint:contextcheck // it ends what outlives its context
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), killWait)
 	defer cancel()
 	_, waitErr := session.Wait(after)

@@ -46,13 +46,13 @@ func (o *output) copy() {
 		}
 		n, err := o.file.Read(buf)
 		if n > 0 {
-			if _, err := o.to.Write(buf[:n]); err != nil {
+			if _, gone := o.to.Write(buf[:n]); gone != nil {
 				return
 			}
 			left = max(left-n, min(left, 0))
 		}
 		// A deadline that passed while the client was slow says nothing about the pipe.
-		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && !ended) {
+		if err != nil && (ended || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return
 		}
 	}

@@ -38,16 +38,16 @@ func (e *Engine) startPause(ctx context.Context, key pod.Key, r *sandboxRecord) 
 	bundle := filepath.Join(e.sandboxDir(key), "pause")
 	root := filepath.Join(bundle, "rootfs")
 	for _, dir := range []string{"proc", "dev"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+		if err = os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return fmt.Errorf("pause: %w", err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, "pause"), nil, 0o755); err != nil {
+	if err = os.WriteFile(filepath.Join(root, "pause"), nil, 0o755); err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}
 	spec := e.pauseSpec(key, r)
 	spec.Version = features.OCIVersion
-	if err := writeBundle(bundle, spec); err != nil {
+	if err = writeBundle(bundle, spec); err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}
 	pid, err := e.opts.Keeper.Create(ctx, &keeper.Create{

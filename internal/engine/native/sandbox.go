@@ -45,10 +45,10 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 		return engine.Made{}, err
 	}
 	if err := os.Mkdir(e.sandboxDir(spec.Key), 0o711); errors.Is(err, fs.ErrExist) {
-		if old, err := e.readSandbox(spec.Key); err == nil && e.ready(ctx, spec.Key, old) {
+		if old, readErr := e.readSandbox(spec.Key); readErr == nil && e.ready(ctx, spec.Key, old) {
 			return old.made(spec.Key), nil
 		}
-		if err := e.RemoveSandbox(ctx, spec.Key); err != nil {
+		if err = e.RemoveSandbox(ctx, spec.Key); err != nil {
 			return engine.Made{}, fmt.Errorf("remove what is left of sandbox %s: %w", spec.Key.Short(), err)
 		}
 		return e.CreateSandbox(ctx, spec, engine.Files{})

@@ -74,7 +74,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 			if err != nil || len(inv.Sandboxes) != 1 || !inv.Sandboxes[0].Ready || len(inv.Containers) != 2 {
 				t.Fatalf("List shows %+v, %v; want a ready sandbox and no pause container", inv, err)
 			}
-			if err := p.StopSandbox(t.Context(), p.spec.Key); err != nil {
+			if err = p.StopSandbox(t.Context(), p.spec.Key); err != nil {
 				t.Fatal(err)
 			}
 			inv, err = p.List(t.Context())
@@ -185,7 +185,8 @@ func TestASuccessorGoesOn(t *testing.T) {
 	if text, code := p.exec(req.Spec.Key, "hostname"); text != "web-0" || code != 0 {
 		t.Errorf("exec prints %q, code %d", text, code)
 	}
-	if made, err := p.CreateSandbox(t.Context(), &p.spec, p.files); err != nil || made != p.made {
+	made, err := p.CreateSandbox(t.Context(), &p.spec, p.files)
+	if err != nil || made != p.made {
 		t.Errorf("the sandbox made again is %+v, %v", made, err)
 	}
 	again, err := p.CreateContainer(t.Context(), req)

@@ -28,7 +28,7 @@ func (s *streams) pipes() (stdin, stdout, stderr *os.File, err error) {
 		if stdin, s.input, err = os.Pipe(); err != nil {
 			return nil, nil, nil, err
 		}
-		if err := blocking(stdin); err != nil {
+		if err = blocking(stdin); err != nil {
 			return nil, nil, nil, errors.Join(err, stdin.Close())
 		}
 	}
