@@ -26,6 +26,9 @@ func TestWriteReplacesWhole(t *testing.T) {
 			if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
 				t.Errorf("mode %v", info.Mode())
 			}
+			if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+				t.Errorf("left behind: %v", entries)
+			}
 		})
 	}
 }
