@@ -38,6 +38,9 @@ func newFlights[T any](linger time.Duration) *flights[T] {
 // do joins the attempt at key, or begins it, and waits for its end or ctx's.
 func (f *flights[T]) do(ctx context.Context, key string, attempt func(context.Context) (T, error)) (T, error) {
 	var zero T
+	if ctx.Err() != nil {
+		return zero, fmt.Errorf("not begun: %w", context.Cause(ctx))
+	}
 	fl, err := f.join(ctx, key, attempt)
 	if err != nil {
 		return zero, err

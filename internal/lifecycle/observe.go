@@ -106,6 +106,11 @@ func (m *Manager) exited(c *containerEntry, exit pod.Exit) {
 // lost ends a ready sandbox whose engine side is gone, and tries until that is done.
 func (m *Manager) lost(p *podEntry) (done <-chan struct{}) {
 	m.log.Warn("the pod's sandbox is gone", "pod", p.key)
+	return m.stopPodNow(p)
+}
+
+// stopPodNow is StopPod behind the calls.
+func (m *Manager) stopPodNow(p *podEntry) (done <-chan struct{}) {
 	p.stopping()
 	return m.now("stop pod "+string(p.key), func(ctx context.Context) error {
 		return m.locked(ctx, p, func(ctx context.Context) error { return m.stopPod(ctx, p) })
@@ -142,6 +147,8 @@ func (m *Manager) reconcile(ctx context.Context, name string) (work []<-chan str
 			containers = append(containers, c)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, m.times.Undo)
+	defer cancel()
 	inv, err := m.opts.Engines[name].List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list engine %s: %w", name, err)

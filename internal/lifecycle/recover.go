@@ -114,7 +114,7 @@ func (m *Manager) finish() []<-chan struct{} {
 			work = append(work, m.finishPod(OpRemovePod, p))
 		case pod.SandboxNotReady:
 			if !hasStopped(p) {
-				work = append(work, m.lost(p))
+				work = append(work, m.stopPodNow(p))
 			}
 		}
 	}
