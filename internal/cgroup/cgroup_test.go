@@ -168,10 +168,10 @@ func TestSetLimitsV2(t *testing.T) {
 	}
 }
 
-// busy starts a process in the cgroup that ignores SIGTERM and has a child.
-func busy(t *testing.T, f *cgroup.FS, path string) {
+// busy starts a process with a child in the cgroup, in every hierarchy below root.
+func busy(t *testing.T, root, path string) {
 	t.Helper()
-	cmd := exec.CommandContext(context.Background(), "sh", "-c", `trap "" TERM; echo ready; sleep 1000 & wait`)
+	cmd := exec.CommandContext(context.Background(), "sh", "-c", `trap "" TERM; read go; sleep 1000 & echo ready; wait`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -180,58 +180,95 @@ func busy(t *testing.T, f *cgroup.FS, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = stdin
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	found, _ := filepath.Glob("/sys/fs/cgroup/*" + path + "/cgroup.procs")
-	if f.Mode() == cgroup.V2 {
-		found = []string{"/sys/fs/cgroup" + path + "/cgroup.procs"}
-	}
-	if len(found) == 0 {
-		t.Fatalf("no hierarchy has %s", path)
-	}
+	found, _ := filepath.Glob(root + "/*" + path + "/cgroup.procs")
+	found = append(found, root+path+"/cgroup.procs")
+	joined := 0
 	for _, procs := range found {
-		if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err == nil {
+			joined++
+		} else if !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
+	}
+	if joined == 0 {
+		t.Fatalf("no hierarchy has %s", path)
+	}
+	if _, err := io.WriteString(stdin, "go\n"); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// mountV2 mounts the unified hierarchy alone and returns where.
+func mountV2(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := unix.Mount("cgroup2", root, "cgroup2", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	return root
+}
+
 func TestRemoveKillsWhatIsInside(t *testing.T) {
-	f := open(t, cgroup.DefaultRoot)
+	for rule, root := range map[string]string{"as the machine has it": cgroup.DefaultRoot, "v2": mountV2(t)} {
+		t.Run(rule, func(t *testing.T) {
+			f := open(t, root)
+			top := lab.Cgroup(t)
+			leaf := top + "/container/child"
+			for range 2 {
+				if err := f.Create(leaf); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(func() { _ = f.Remove(context.Background(), top) })
+			busy(t, root, leaf)
+			pids, err := f.Pids(top)
+			if err != nil || len(pids) != 2 {
+				t.Fatalf("processes %v, %v, want a shell and its child", pids, err)
+			}
+			if err := f.RemoveEmpty(top); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("RemoveEmpty of a busy cgroup: %v", err)
+			}
+			for range 2 {
+				if err := f.Remove(t.Context(), top); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if f.Exists(top) {
+				t.Error("the cgroup is still there")
+			}
+			if left, err := f.Pids(top); err != nil || len(left) > 0 {
+				t.Errorf("processes left %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestCreateDelegatesControllers(t *testing.T) {
+	root := mountV2(t)
+	f := open(t, root)
+	if f.Mode() != cgroup.V2 {
+		t.Fatalf("mode %s", f.Mode())
+	}
+	offered, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	top := lab.Cgroup(t)
-	leaf := top + "/container/child"
-	for range 2 {
-		if err := f.Create(leaf); err != nil {
-			t.Fatal(err)
-		}
+	t.Cleanup(func() { _ = f.Remove(context.Background(), top) })
+	if err := f.Create(top + "/child"); err != nil {
+		t.Fatal(err)
 	}
-	busy(t, f, leaf)
-	pids, err := f.Pids(top)
-	if err != nil || len(pids) == 0 {
-		t.Fatalf("processes %v, %v", pids, err)
-	}
-	if s, err := f.Read(leaf); err != nil || s.Processes == 0 {
-		t.Errorf("statistics %+v, %v", s, err)
-	}
-	if err := f.RemoveEmpty(top); !errors.Is(err, unix.EBUSY) {
-		t.Errorf("RemoveEmpty of a busy cgroup: %v", err)
-	}
-	for range 2 {
-		if err := f.Remove(t.Context(), top); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if f.Exists(top) {
-		t.Error("the cgroup is still there")
-	}
-	if left, err := f.Pids(top); err != nil || len(left) > 0 {
-		t.Errorf("processes left %v, %v", left, err)
+	got, err := os.ReadFile(filepath.Join(root, top, "child", "cgroup.controllers"))
+	if err != nil || string(got) != string(offered) {
+		t.Errorf("the child has %q, %v, the root offers %q", got, err, offered)
 	}
 }
 
