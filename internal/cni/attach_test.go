@@ -47,7 +47,6 @@ func TestRealPlugins(t *testing.T) {
 	if err := n.Status(t.Context()); err != nil {
 		t.Fatalf("Status: %v", err)
 	}
-	before := run(t, "iptables-save")
 	a := newPod(t)
 	a.Ports = []pod.PortMapping{{Protocol: pod.TCP, ContainerPort: 80, HostPort: 8080}, {Protocol: pod.TCP, ContainerPort: 443}}
 	network := attach(t, n, a)
@@ -67,8 +66,8 @@ func TestRealPlugins(t *testing.T) {
 	if left := leasesIn(leases); len(left) > 0 {
 		t.Errorf("leases left: %v", left)
 	}
-	if rules := run(t, "iptables-save"); strings.Contains(rules, network.IPs[0]) {
-		t.Errorf("rules left:\n%s\nbefore\n%s", rules, before)
+	if rules := run(t, "iptables-save"); strings.Contains(rules, string(a.Key)) {
+		t.Errorf("rules left:\n%s", rules)
 	}
 	cached(t, n)
 }
@@ -204,10 +203,37 @@ func eventually(t *testing.T, what string, done func() bool) {
 
 func TestPluginThatLeavesAProcessBehind(t *testing.T) {
 	s := newSite(t)
-	s.plugin("daemonising", `[ $CNI_COMMAND = ADD ] && setsid sleep 3 &
+	s.plugin("daemonising", `[ $CNI_COMMAND = ADD ] && setsid sleep 20 &
 `+ready)
 	s.conf("10.conflist", list("1.0.0", "daemonising"))
+	began := time.Now()
 	attach(t, s.start(), newPod(t))
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("Attach took %v: it waited for the process left behind", took)
+	}
+}
+
+func TestCallerGivesUp(t *testing.T) {
+	s := newSite(t)
+	verbs := s.plugin("slow", `[ $CNI_COMMAND = ADD ] && sleep 1000; exit 0`)
+	s.conf("10.conflist", list("1.0.0", "slow"))
+	n := s.start()
+	ctx, cancel := context.WithCancel(t.Context())
+	a := newPod(t)
+	done := make(chan error)
+	go func() {
+		_, err := n.Attach(ctx, a)
+		done <- err
+	}()
+	eventually(t, "the plugin runs", func() bool { return read(t, verbs) != "" })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Attach: %v", err)
+	}
+	if got := read(t, verbs); got != "ADD\nDEL\n" {
+		t.Errorf("the plugin saw %q", got)
+	}
+	cached(t, n)
 }
 
 func TestNoAddressIsAnError(t *testing.T) {
