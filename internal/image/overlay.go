@@ -10,25 +10,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount mounts the layers, lowest first, with the writable layer in dir, at dir/rootfs.
-func (s *Store) mount(dir string, layers []layerRecord) error {
-	lowers := make([]string, 0, len(layers)+1)
+// mount mounts the layers, lowest first, with the writable layer of the container key, at the
+// container's rootfs. All paths are given relative to the layers' directory, from a thread that has a
+// working directory of its own: neither the root's length nor the characters in it matter.
+func (s *Store) mount(key string, layers []layerRecord) error {
+	m := overlay{dir: filepath.Join("..", containersDir, key)}
 	for i := range layers { // overlayfs wants the uppermost first
-		lowers = append(lowers, layers[len(layers)-1-i].Name)
+		m.lowers = append(m.lowers, layers[len(layers)-1-i].Name)
 	}
-	err := s.mountByDescriptor(dir, lowers)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		err = s.mountByOptions(dir, lowers)
+	if len(layers) == 0 {
+		m.lowers = []string{filepath.Join(m.dir, "empty")}
 	}
-	if err != nil {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread cannot be given back
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Chdir(s.dir(layersDir))
+		}
+		if err == nil {
+			err = m.mount()
+		}
+		result <- err
+	}()
+	if err := <-result; err != nil {
 		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), err)
 	}
 	return nil
 }
 
+// overlay is a mount to be made; its paths are relative to the working directory.
+type overlay struct {
+	lowers []string // the uppermost first
+	dir    string   // of the container
+}
+
+func (m *overlay) mount() error {
+	err := m.mountByDescriptor()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return m.mountByOptions()
+	}
+	return err
+}
+
 // mountByDescriptor uses the mount interface that takes one layer at a time (Linux 6.7 and later), so
-// that their number and the length of their names do not matter.
-func (s *Store) mountByDescriptor(dir string, lowers []string) error {
+// that their number does not matter.
+func (m *overlay) mountByDescriptor() error {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
@@ -40,14 +67,11 @@ func (s *Store) mountByDescriptor(dir string, lowers []string) error {
 		}
 	}
 	set("source", "overlay")
-	for _, l := range lowers {
-		set("lowerdir+", s.layerPath(l))
+	for _, l := range m.lowers {
+		set("lowerdir+", l)
 	}
-	if len(lowers) == 0 {
-		set("lowerdir+", filepath.Join(dir, "empty"))
-	}
-	set("upperdir", filepath.Join(dir, "upper"))
-	set("workdir", filepath.Join(dir, "work"))
+	set("upperdir", filepath.Join(m.dir, "upper"))
+	set("workdir", filepath.Join(m.dir, "work"))
 	if err != nil {
 		return err
 	}
@@ -59,41 +83,23 @@ func (s *Store) mountByDescriptor(dir string, lowers []string) error {
 		return err
 	}
 	defer func() { _ = unix.Close(mnt) }()
-	return unix.MoveMount(mnt, "", unix.AT_FDCWD, filepath.Join(dir, "rootfs"), unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return unix.MoveMount(mnt, "", unix.AT_FDCWD, filepath.Join(m.dir, "rootfs"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// mountByOptions uses mount(2), whose options must fit in one page: the layers are named relative to
-// their directory, from a thread that has a working directory of its own and ends with it.
-func (s *Store) mountByOptions(dir string, lowers []string) error {
-	options := []string{
+// mountByOptions uses mount(2), whose options must fit in one page.
+func (m *overlay) mountByOptions() error {
+	quote := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace
+	lowers := make([]string, len(m.lowers))
+	for i, l := range m.lowers {
+		lowers[i] = quote(l)
+	}
+	data := strings.Join([]string{
 		"lowerdir=" + strings.Join(lowers, ":"),
-		"upperdir=" + escape(filepath.Join(dir, "upper")),
-		"workdir=" + escape(filepath.Join(dir, "work")),
-	}
-	if len(lowers) == 0 {
-		options[0] = "lowerdir=" + escape(filepath.Join(dir, "empty"))
-	}
-	data := strings.Join(options, ",")
+		"upperdir=" + quote(filepath.Join(m.dir, "upper")),
+		"workdir=" + quote(filepath.Join(m.dir, "work")),
+	}, ",")
 	if len(data) >= unix.Getpagesize() {
 		return fmt.Errorf("%d layers do not fit in the mount options of this kernel: %w", len(lowers), unix.E2BIG)
 	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread cannot be given back
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			result <- err
-			return
-		}
-		if err := unix.Chdir(s.dir(layersDir)); err != nil {
-			result <- err
-			return
-		}
-		result <- unix.Mount("overlay", filepath.Join(dir, "rootfs"), "overlay", 0, data)
-	}()
-	return <-result
-}
-
-// escape quotes what has a meaning in overlayfs's options.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
+	return unix.Mount("overlay", filepath.Join(m.dir, "rootfs"), "overlay", 0, data)
 }

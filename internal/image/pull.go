@@ -130,7 +130,7 @@ func (s *Store) assemble(ctx context.Context, d *described, names []string, get 
 		held[i] = layerName(id)
 	}
 	s.hold(held)
-	defer s.release(held)
+	defer func() { s.release(held) }()
 	layers := make([]*layer, len(d.diffIDs))
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range d.diffIDs {
@@ -140,6 +140,9 @@ func (s *Store) assemble(ctx context.Context, d *described, names []string, get 
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return "", err
+	}
+	if err := s.adapt(ctx, layers, &held); err != nil {
 		return "", err
 	}
 	if err := s.sync.wait(ctx); err != nil {

@@ -76,7 +76,7 @@ func (s *Store) prepare(key, imageID string) (_ string, err error) {
 	if err := s.copyRoot(filepath.Join(dir, "upper"), info.Layers); err != nil {
 		return "", err
 	}
-	return root, s.mount(dir, info.Layers)
+	return root, s.mount(key, info.Layers)
 }
 
 // claim makes key refer to the image's layers, so that they stay.
