@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,7 +17,7 @@ import (
 // ensure makes what all pods share, or makes sure that it is still there: forwarding, the bridge
 // with its addresses, our nftables table, and our packets' way through the tables of others. It is
 // called for every pod, and cheap when nothing is amiss. Callers hold s.mu.
-func (s *segment) ensure(mtu int, subnets []netip.Prefix) error {
+func (s *segment) ensure(ctx context.Context, mtu int, subnets []netip.Prefix) error {
 	v4 := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Addr().Is4() })
 	v6 := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if err := s.forward(v4, v6); err != nil {
@@ -35,7 +36,8 @@ func (s *segment) ensure(mtu int, subnets []netip.Prefix) error {
 		}
 		s.base.table = true
 	}
-	return s.acceptElsewhere()
+	s.acceptElsewhere(ctx)
+	return nil
 }
 
 func (s *segment) ensureBridge(mtu int, subnets []netip.Prefix) error {

@@ -41,12 +41,12 @@ type Options struct {
 
 // Bridge is the plugin. Its calls may come from any goroutine; those for different pods run side by side.
 type Bridge struct {
-	opts   Options
-	boot   string
-	locks  keylock.Locks[attachmentID] // Lock order: locks before Bridge.mu before segment.mu.
-	mu     sync.Mutex
-	segs   map[string]*segment // guarded by mu; by bridge name
-	forced func(verb string)   // for tests: called before a verb's work
+	opts  Options
+	boot  string
+	locks keylock.Locks[attachmentID] // Lock order: locks before Bridge.mu before segment.mu.
+	mu    sync.Mutex
+	segs  map[string]*segment // guarded by mu; by bridge name
+	hook  func(verb string)   // of tests: called when a call has its lock; nil otherwise
 }
 
 // attachmentID is what CNI calls an attachment, within one bridge.

@@ -34,7 +34,7 @@ func Check(ctx context.Context) ([]string, error) {
 	return found, nil
 }
 
-func checkTables(context.Context) ([]string, error) {
+func checkTables(ctx context.Context) ([]string, error) {
 	const mends = "; gantry accepts its pods' packets there when it connects one"
 	c, err := nftables.New()
 	if err != nil {
@@ -49,7 +49,7 @@ func checkTables(context.Context) ([]string, error) {
 		found = append(found, "nftables chain "+chainName(chain)+" drops what is forwarded"+mends)
 	}
 	for _, command := range legacyCommands() {
-		policy, err := iptables(command, "-S", "FORWARD")
+		policy, err := iptables(ctx, command, "-S", "FORWARD")
 		switch {
 		case errors.Is(err, exec.ErrNotFound):
 			found = append(found, "legacy iptables has rules, but "+command+" is not installed: install iptables")

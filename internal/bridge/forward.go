@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -34,25 +35,31 @@ func (k checkKind) every() time.Duration {
 	return 5 * time.Second
 }
 
-// acceptElsewhere looks for chains that drop what is forwarded and lets our packets pass. Callers
-// hold s.mu.
-func (s *segment) acceptElsewhere() error {
-	for kind, accept := range map[checkKind]func() error{checkNFT: s.acceptNFT, checkLegacy: s.acceptLegacy} {
+// acceptElsewhere looks for chains that drop what is forwarded and lets our packets pass. A table
+// that cannot be read or changed is logged: whether it matters to pods is not known. Callers hold
+// s.mu.
+func (s *segment) acceptElsewhere(ctx context.Context) {
+	for kind, accept := range map[checkKind]func(context.Context) error{checkNFT: s.acceptNFT, checkLegacy: s.acceptLegacy} {
 		if time.Since(s.checked[kind]) < kind.every() {
 			continue
 		}
-		if err := accept(); err != nil {
-			return err
-		}
-		if s.checked == nil {
-			s.checked = make(map[checkKind]time.Time)
-		}
 		s.checked[kind] = time.Now()
+		if err := accept(ctx); err != nil {
+			s.warnOnce("another table may drop pods' packets", err)
+		}
 	}
-	return nil
 }
 
-func (s *segment) acceptNFT() error {
+// warnOnce logs an error that would come again and again. Callers hold s.mu.
+func (s *segment) warnOnce(text string, err error) {
+	if _, told := s.told[err.Error()]; told {
+		return
+	}
+	s.told[err.Error()] = struct{}{}
+	s.log.Warn(text, "error", err)
+}
+
+func (s *segment) acceptNFT(context.Context) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -142,7 +149,7 @@ func jumpsTo(chain string) func(*nftables.Rule) bool {
 }
 
 // withdraw removes our rules from the tables of others.
-func (s *segment) withdraw() error {
+func (s *segment) withdraw(ctx context.Context) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -171,6 +178,6 @@ func (s *segment) withdraw() error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("remove rules from other tables: %w", err)
 	}
-	s.checked = nil
-	return s.withdrawLegacy()
+	clear(s.checked)
+	return s.withdrawLegacy(ctx)
 }

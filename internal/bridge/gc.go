@@ -36,7 +36,7 @@ func (b *Bridge) gc(ctx context.Context, s *segment, conf *pluginConf) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return s.tearDown()
+	return s.tearDown(ctx)
 }
 
 // stale returns the recorded attachments that are neither valid nor begun by this process.
@@ -105,13 +105,13 @@ func (s *segment) removeStrays(valid []types.GCAttachment) error {
 
 // tearDown removes the table, our rules elsewhere, and the bridge if we made it and it has no ports,
 // unless there are attachments.
-func (s *segment) tearDown() error {
+func (s *segment) tearDown(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.records) > 0 || len(s.live) > 0 {
 		return nil
 	}
-	if err := s.withdraw(); err != nil {
+	if err := s.withdraw(ctx); err != nil {
 		return err
 	}
 	if err := s.deleteTable(); err != nil {

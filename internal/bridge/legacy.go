@@ -33,11 +33,11 @@ func legacyCommands() []string {
 }
 
 // acceptLegacy does for legacy iptables what acceptNFT does for nftables.
-func (s *segment) acceptLegacy() error {
+func (s *segment) acceptLegacy(ctx context.Context) error {
 	for _, command := range legacyCommands() {
-		listing, err := iptables(command, "-S")
+		listing, err := iptables(ctx, command, "-S")
 		if errors.Is(err, exec.ErrNotFound) {
-			s.log.Warn("legacy iptables may drop pods' packets, and its command is not installed", "command", command)
+			s.warnOnce("legacy iptables may drop pods' packets, and its command is not installed", err)
 			continue
 		}
 		if err != nil {
@@ -48,7 +48,7 @@ func (s *segment) acceptLegacy() error {
 			continue
 		}
 		for _, direction := range []string{"-o", "-i"} {
-			if _, err := iptables(command, append([]string{"-I", chain}, s.legacyRule(direction)...)...); err != nil {
+			if _, err := iptables(ctx, command, append([]string{"-I", chain}, s.legacyRule(direction)...)...); err != nil {
 				return err
 			}
 		}
@@ -76,9 +76,9 @@ func (s *segment) legacyRule(direction string) []string {
 	return []string{direction, s.name, "-m", "comment", "--comment", s.comment(), "-j", "ACCEPT"}
 }
 
-func (s *segment) withdrawLegacy() error {
+func (s *segment) withdrawLegacy(ctx context.Context) error {
 	for _, command := range legacyCommands() {
-		listing, err := iptables(command, "-S")
+		listing, err := iptables(ctx, command, "-S")
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}
@@ -90,7 +90,7 @@ func (s *segment) withdrawLegacy() error {
 				if !strings.Contains(listing, "-A "+chain+" "+direction+" "+s.name+" -m comment") {
 					continue
 				}
-				if _, err := iptables(command, append([]string{"-D", chain}, s.legacyRule(direction)...)...); err != nil {
+				if _, err := iptables(ctx, command, append([]string{"-D", chain}, s.legacyRule(direction)...)...); err != nil {
 					return err
 				}
 			}
@@ -99,8 +99,8 @@ func (s *segment) withdrawLegacy() error {
 	return nil
 }
 
-func iptables(command string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), iptablesTimeout)
+func iptables(ctx context.Context, command string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, iptablesTimeout)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, command, append([]string{"-w", iptablesWait}, args...)...)

@@ -52,13 +52,14 @@ func (n *node) configure(conflist []byte) {
 }
 
 // restart is what a new process does with the state that an old one left.
-func (n *node) restart() {
+func (n *node) restart() *bridge.Bridge {
 	n.t.Helper()
 	b, err := bridge.New(bridge.Options{StateDir: n.state, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{"/usr/lib/cni"}, n.cache, b.Exec(plugins()))
+	return b
 }
 
 func plugins() invoke.Exec {

@@ -103,12 +103,9 @@ func (b *Bridge) answer(ctx context.Context, c *call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.forced != nil {
-		b.forced(c.verb)
-	}
 	switch c.verb {
 	case "STATUS":
-		return nil, s.status(conf)
+		return nil, s.status(ctx, conf)
 	case "GC":
 		return nil, b.gc(ctx, s, conf)
 	}
@@ -118,6 +115,9 @@ func (b *Bridge) answer(ctx context.Context, c *call) ([]byte, error) {
 		return nil, fmt.Errorf("an earlier call for %s has not ended: %w", c.container, err)
 	}
 	defer unlock()
+	if b.hook != nil {
+		b.hook(c.verb)
+	}
 	switch c.verb {
 	case "ADD":
 		res, err := s.add(ctx, id, c.netns, conf)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"gantry/internal/atomicfile"
 )
@@ -46,6 +47,8 @@ func (s *segment) load() error {
 	s.records = make(map[attachmentID]*record)
 	s.live = make(map[attachmentID]struct{})
 	s.claims = make(claims)
+	s.told = make(map[string]struct{})
+	s.checked = make(map[checkKind]time.Time)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("attachments: %w", err)
 	}

@@ -57,7 +57,7 @@ func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *
 	if err != nil {
 		return nil, err
 	}
-	rec, index, err := s.reserve(id, conf, subnets)
+	rec, index, err := s.reserve(ctx, id, conf, subnets)
 	if err != nil {
 		return nil, err
 	}
@@ -90,11 +90,11 @@ func (s *segment) usable(subnets []netip.Prefix) ([]netip.Prefix, error) {
 }
 
 // reserve makes sure of what all pods share, and takes addresses and host ports for one.
-func (s *segment) reserve(id attachmentID, conf *pluginConf, subnets []netip.Prefix) (*record, int, error) {
+func (s *segment) reserve(ctx context.Context, id attachmentID, conf *pluginConf, subnets []netip.Prefix) (*record, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live[id] = struct{}{}
-	if err := s.ensure(conf.MTU, subnets); err != nil {
+	if err := s.ensure(ctx, conf.MTU, subnets); err != nil {
 		return nil, 0, err
 	}
 	// Refused before an address is spent on it.
@@ -188,7 +188,7 @@ func (s *segment) check(id attachmentID, netns string) error {
 
 // status fails when pods could not be connected. Where pods are, it mends what others may have
 // removed since, because it is called often.
-func (s *segment) status(conf *pluginConf) error {
+func (s *segment) status(ctx context.Context, conf *pluginConf) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.records) == 0 {
@@ -199,7 +199,7 @@ func (s *segment) status(conf *pluginConf) error {
 	if err != nil {
 		return err
 	}
-	return s.ensure(conf.MTU, subnets)
+	return s.ensure(ctx, conf.MTU, subnets)
 }
 
 // sandbox is the pod's side of a result.
