@@ -1,0 +1,113 @@
+package cli_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"gantry/cmd/gantry/internal/cli"
+	"gantry/internal/cri"
+	"gantry/internal/streaming"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"gantry": func() {
+		os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	}})
+}
+
+// start serves a backend of its own below dir and returns the endpoint.
+func start(t testing.TB, dir string) (endpoint string, stop func()) {
+	t.Helper()
+	b := &backend{}
+	streams, err := streaming.New(b, streaming.Options{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = streams.Serve() }()
+	g := cri.NewServer(cri.New(cri.Options{
+		Pods: b, Containers: b, Views: b, Streams: b, Images: b, Node: b, URLs: streams, Version: "test",
+	}), cri.Interceptors{})
+	path := filepath.Join(dir, "gantry.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = g.Serve(ln) }()
+	return "unix://" + path, func() {
+		g.Stop()
+		if err := streams.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			tb, ok := e.T().(testing.TB)
+			if !ok {
+				return errors.New("no testing.TB behind testscript")
+			}
+			endpoint, stop := start(tb, e.WorkDir)
+			e.Defer(stop)
+			e.Setenv("GANTRY_ENDPOINT", endpoint)
+			return nil
+		},
+	})
+}
+
+var forwarding = regexp.MustCompile(`Forwarding from (127\.0\.0\.1:\d+) -> 80`)
+
+func TestPortForward(t *testing.T) {
+	dir := t.TempDir()
+	endpoint, stop := start(t, dir)
+	defer stop()
+	manifest := filepath.Join(dir, "pod.yaml")
+	if err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: x:1}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	std := cli.Stdio{In: os.Stdin, Out: w, Err: os.Stderr}
+	if code := cli.Main(t.Context(), []string{"--endpoint", endpoint, "run", "-f", manifest, "--dir", dir}, std); code != 0 {
+		t.Fatalf("run: exit code %d", code)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	go func() {
+		done <- cli.Main(ctx, []string{"--endpoint", endpoint, "port-forward", "web", ":80", "--address", "127.0.0.1"}, std)
+		_ = w.Close()
+	}()
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		m := forwarding.FindStringSubmatch(lines.Text())
+		if m == nil {
+			continue
+		}
+		conn, err := net.Dial("tcp", m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(conn); string(got) != "port 80\n" || err != nil {
+			t.Errorf("through the port: %q, %v", got, err)
+		}
+		_ = conn.Close()
+		cancel()
+	}
+	cancel()
+	if code := <-done; code != 0 {
+		t.Errorf("port-forward: exit code %d", code)
+	}
+}
