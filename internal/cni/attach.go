@@ -35,6 +35,10 @@ func (n *Network) Attach(ctx context.Context, a *Attachment) (*pod.Network, erro
 	if err != nil {
 		return nil, err
 	}
+	// Now, because a DEL for it could not be called either.
+	if err = n.findPlugins(conf); err != nil {
+		return nil, err
+	}
 	rt, err := runtimeConf(a)
 	if err != nil {
 		return nil, err

@@ -136,15 +136,23 @@ func (n *Network) Status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range conf.list.Plugins {
-		if _, err := n.opts.Exec.FindInPath(p.Network.Type, n.opts.BinDirs); err != nil {
-			return fmt.Errorf("%s: %w: %w", conf.name, err, errdefs.ErrUnavailable)
-		}
+	if err := n.findPlugins(conf); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.opts.StatusTimeout)
 	defer cancel()
 	if err := n.cni.GetStatusNetworkList(ctx, conf.list); err != nil {
 		return fmt.Errorf("%s: network %q is not ready: %w: %w", conf.name, conf.list.Name, err, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+// findPlugins says which plugin of a configuration is not there.
+func (n *Network) findPlugins(conf *config) error {
+	for _, p := range conf.list.Plugins {
+		if _, err := n.opts.Exec.FindInPath(p.Network.Type, n.opts.BinDirs); err != nil {
+			return fmt.Errorf("%s: %w: %w", conf.name, err, errdefs.ErrUnavailable)
+		}
 	}
 	return nil
 }

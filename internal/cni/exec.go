@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
@@ -88,17 +89,18 @@ func (p *processes) run(ctx context.Context, path string, stdin []byte, environ 
 	return stdout.Bytes(), nil
 }
 
-// pluginError is what the plugin printed, by the specification an error in JSON.
+// pluginError is what the plugin printed, by the specification an error in JSON. What a plugin could
+// not do now it may do later: it is unavailable.
 func pluginError(err error, stdout, stderr []byte) error {
 	var said types.Error
 	if json.Unmarshal(stdout, &said) == nil && said.Msg != "" {
-		return &said
+		return fmt.Errorf("%w: %w", &said, errdefs.ErrUnavailable)
 	}
 	text := strings.TrimSpace(string(stdout) + "\n" + string(stderr))
 	if text == "" {
-		return fmt.Errorf("%w, without a message", err)
+		return fmt.Errorf("%w, without a message: %w", err, errdefs.ErrUnavailable)
 	}
-	return fmt.Errorf("%w: %s", err, text)
+	return fmt.Errorf("%w: %s: %w", err, text, errdefs.ErrUnavailable)
 }
 
 // variable is the value of an environment variable; the last one counts.
