@@ -67,7 +67,7 @@ func TestBadRequests(t *testing.T) {
 			_, err := n.Runtime.ExecSync(n.Context(), &runtimeapi.ExecSyncRequest{ContainerId: strings.Repeat("0", 64), Cmd: []string{"true"}})
 			return err
 		}},
-		{"runtime binary that is not there", codes.FailedPrecondition, "/nonexistent/runtime", func(n *node.Node) error {
+		{"runtime binary that is not there", codes.Unavailable, "/nonexistent/runtime", func(n *node.Node) error {
 			return inPod(n, "gone", func(pod string, s *runtimeapi.PodSandboxConfig) error {
 				return create(n, pod, node.Container("bad", ref, "true"), s)
 			})
@@ -113,6 +113,9 @@ func TestCommandThatIsNotInTheImage(t *testing.T) {
 	}
 }
 
+// onFire is what a plugin script says when it fails.
+const onFire = `echo '{"cniVersion":"1.0.0","code":100,"msg":"the switch is on fire"}'; exit 1`
+
 // TestBadNetworks runs pods on networks that fail.
 func TestBadNetworks(t *testing.T) {
 	for _, tc := range []struct {
@@ -123,7 +126,9 @@ func TestBadNetworks(t *testing.T) {
 		words  string
 	}{
 		{name: "a plugin that fails", code: codes.Unavailable, words: "the switch is on fire",
-			plugin: `echo '{"cniVersion":"1.0.0","code":100,"msg":"the switch is on fire"}'; exit 1`},
+			plugin: `[ "$CNI_COMMAND" = DEL ] && exit 0; ` + onFire},
+		{name: "a plugin whose DEL fails too, for a while", code: codes.Unavailable, words: "the switch is on fire",
+			plugin: `[ "$CNI_COMMAND" = DEL ] && mkdir "$0.first" || [ "$CNI_COMMAND" = ADD ] || exit 0; ` + onFire},
 		{name: "a plugin that is not there", code: codes.Unavailable, words: "absent-plugin", plugin: "none"},
 		{name: "no configuration", code: codes.Unavailable, words: "no"},
 	} {

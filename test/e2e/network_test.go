@@ -33,8 +33,8 @@ func TestHostPorts(t *testing.T) {
 			contains(t, "pod address", get(t, "http://"+netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String()+"/"), "a page")
 			contains(t, "host port on loopback", get(t, fmt.Sprintf("http://127.0.0.1:%d/", port)), "a page")
 			contains(t, "host port on the node's address", get(t, fmt.Sprintf("http://%s:%d/", nodeAddress, port)), "a page")
-			contains(t, "host port from outside", outside.run(t, "busybox", "wget", "-q", "-T", "5", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)), "a page")
-			if out := n.Exec(container, "wget", "-q", "-T", "5", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)); !strings.Contains(out, "a page") {
+			contains(t, "host port from outside", outside.run(t, "busybox", "wget", "-q", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)), "a page")
+			if out := n.Exec(container, "wget", "-q", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)); !strings.Contains(out, "a page") {
 				t.Errorf("host port from the pod itself: %q", out)
 			}
 			n.RemovePod(pod)
@@ -72,9 +72,9 @@ func TestForwardPolicyOfAnotherTable(t *testing.T) {
 			sandbox.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
 			pod, container := n.Launch(sandbox, node.Container("server", ref, "sh", "-c", server))
 			awaitPage(n, container)
-			contains(t, "from the pod to outside", n.Exec(container, "wget", "-q", "-T", "5", "-O-", "http://"+outsideAddress+":8080/"), "outside")
+			contains(t, "from the pod to outside", n.Exec(container, "wget", "-q", "-O-", "http://"+outsideAddress+":8080/"), "outside")
 			contains(t, "from outside to the host port",
-				outside.run(t, "busybox", "wget", "-q", "-T", "5", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)), "a page")
+				outside.run(t, "busybox", "wget", "-q", "-O-", fmt.Sprintf("http://%s:%d/", nodeAddress, port)), "a page")
 			n.RemovePod(pod)
 		})
 	}
@@ -90,7 +90,7 @@ func TestPodsReachEachOtherOverBothFamilies(t *testing.T) {
 	awaitPage(n, container)
 	for _, ip := range []string{network.Ip, network.AdditionalIps[0].Ip} {
 		url := "http://" + netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String() + "/"
-		contains(t, url, n.Exec(client, "wget", "-q", "-T", "5", "-O-", url), "a page")
+		contains(t, url, n.Exec(client, "wget", "-q", "-O-", url), "a page")
 	}
 	n.RemovePod(first)
 	n.RemovePod(second)

@@ -41,5 +41,5 @@ func TestClientOfV1alpha2(t *testing.T) {
 	if len(answers.Images) != 1 || len(answers.Images[0].RepoTags) != 1 || answers.Images[0].RepoTags[0] != ref {
 		t.Errorf("images %v, want %s", answers.Images, ref)
 	}
-	contains(t, "the log names the method that was called", node.ReadFile(t, n.Log), "/runtime.v1alpha2.ImageService/ListImages")
+	contains(t, "the log names the method that was called", node.ReadFile(t, n.Log), "method=runtime.v1alpha2.ImageService/ListImages")
 }

@@ -161,15 +161,27 @@ func processes() ([]string, error) {
 	return all, nil
 }
 
+// files names what lies in the scope's trees; mounts count as themselves, not with what is in them.
 func files(scope Scope) ([]string, error) {
 	var all []string
 	for _, dir := range scope.Dirs {
-		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		mounted := map[string]bool{}
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir + "/"))
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range mounts {
+			mounted[m.Mountpoint] = true
+		}
+		err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil { // it went away while we looked
-				return nil //nolint:nilerr // a file that is gone is what we hope for
+				return nil
 			}
 			if !ignored(scope.Ignore, path) {
 				all = append(all, path)
+			}
+			if mounted[path] {
+				return fs.SkipDir
 			}
 			return nil
 		})

@@ -152,7 +152,7 @@ func killCgroup(path string) {
 	for _, m := range mounts {
 		_ = filepath.WalkDir(filepath.Join(m.Mountpoint, path), func(p string, d fs.DirEntry, err error) error {
 			if err != nil || d.Name() != "cgroup.procs" {
-				return nil //nolint:nilerr // a cgroup that is gone has no processes
+				return nil
 			}
 			data, _ := os.ReadFile(p)
 			for _, field := range strings.Fields(string(data)) {
