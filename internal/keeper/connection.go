@@ -18,6 +18,7 @@ type connection struct {
 
 	mu      sync.Mutex
 	last    uint64                      // guarded by mu
+	dead    bool                        // guarded by mu; a send failed
 	pending map[uint64]chan *wire.Frame // guarded by mu; nil when the connection is broken
 }
 
@@ -56,7 +57,7 @@ func (c *connection) receive() {
 func (c *connection) broken() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pending == nil
+	return c.dead || c.pending == nil
 }
 
 // roundTrip sends one request and waits for its answer; errBroken if there will be none.
@@ -79,6 +80,9 @@ func (c *connection) roundTrip(ctx context.Context, op string, body any) (*wire.
 		if errors.Is(err, wire.ErrFrame) {
 			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
+		c.mu.Lock()
+		c.dead = true
+		c.mu.Unlock()
 		return nil, errBroken
 	}
 	select {

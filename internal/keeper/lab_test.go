@@ -131,6 +131,7 @@ type container struct {
 	script string
 	args   []string // instead of script
 	memory int64    // limit in bytes
+	shared bool     // the PID namespace
 }
 
 // spec writes the container's bundle and returns the request.
@@ -141,7 +142,7 @@ func (b *bench) spec(key string, c container) *keeper.Create {
 		c.Runtime = keeper.Runtime{Path: "/usr/bin/crun", Args: []string{"--root", b.crun}}
 	}
 	c.Bundle = filepath.Join(b.dir, key)
-	c.CgroupPath = lab.Cgroup(b.t) + "-" + key
+	c.CgroupPath = lab.Cgroup(b.t) + "/" + key
 	if c.LogPath == "" {
 		c.LogPath = filepath.Join(b.dir, key+".log")
 	}
@@ -155,6 +156,10 @@ func (b *bench) spec(key string, c container) *keeper.Create {
 	if c.memory > 0 {
 		resources["memory"] = object{"limit": c.memory}
 	}
+	namespaces := []object{{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}}
+	if !c.shared {
+		namespaces = append(namespaces, object{"type": "pid"})
+	}
 	config := object{
 		"ociVersion": "1.0.0",
 		"root":       object{"path": filepath.Join(b.dir, "rootfs")},
@@ -167,7 +172,7 @@ func (b *bench) spec(key string, c container) *keeper.Create {
 		"linux": object{
 			"cgroupsPath": c.CgroupPath,
 			"resources":   resources,
-			"namespaces":  []object{{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}},
+			"namespaces":  namespaces,
 		},
 	}
 	data, err := json.Marshal(config)
@@ -267,7 +272,7 @@ func (b *bench) keepers(word string) []process {
 	return found
 }
 
-// worker is the pid of the worker, holder that of the holder; 0 when there is none at this moment.
+// worker is the pid of the worker; 0 when there is none at this moment.
 func (b *bench) worker() int {
 	for _, p := range b.keepers("--worker") {
 		return p.pid
@@ -275,14 +280,14 @@ func (b *bench) worker() int {
 	return 0
 }
 
+// holder is the pid of a holder that has its own worker.
 func (b *bench) holder() int {
-	workers := map[int]bool{}
-	for _, p := range b.keepers("--worker") {
-		workers[p.pid] = true
-	}
-	for _, p := range b.keepers("") {
-		if !workers[p.pid] {
-			return p.pid
+	all := b.keepers("")
+	for _, w := range b.keepers("--worker") {
+		for _, p := range all {
+			if p.pid == w.parent {
+				return p.pid
+			}
 		}
 	}
 	return 0

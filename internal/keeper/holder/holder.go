@@ -133,11 +133,6 @@ func (h *holder) begin() error {
 	if err := h.takeLock(); err != nil {
 		return err
 	}
-	fd, err := wire.Listen(filepath.Join(h.opt.StateDir, wire.SocketName))
-	if err != nil {
-		return err
-	}
-	h.files[wire.SocketName] = fd
 	return h.startWorker()
 }
 

@@ -18,6 +18,13 @@ import (
 
 // startWorker starts the worker and gives it everything.
 func (h *holder) startWorker() error {
+	if _, ok := h.files[wire.SocketName]; !ok { // also after a worker that died while it handed over
+		fd, err := wire.Listen(filepath.Join(h.opt.StateDir, wire.SocketName))
+		if err != nil {
+			return err
+		}
+		h.files[wire.SocketName] = fd
+	}
 	ours, theirs, err := wire.Pair()
 	if err != nil {
 		return err

@@ -24,8 +24,10 @@ type Conn struct {
 	files []int  // received, not yet taken by a frame
 }
 
-// NewConn takes over the stream socket fd.
+// NewConn takes over the stream socket fd. No child inherits it: the other side learns of this
+// process's end.
 func NewConn(fd int) (*Conn, error) {
+	unix.CloseOnExec(fd)
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("keeper connection: %w", err)
@@ -121,6 +123,9 @@ func (c *Conn) fill() error {
 			}
 		}
 	})
+	if errors.Is(recvErr, unix.ECONNRESET) { // it left something unread; all it sent has been received
+		return io.EOF
+	}
 	if err = errors.Join(err, recvErr); err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}

@@ -260,14 +260,15 @@ func (c *container) source(s *stream) error {
 	return err
 }
 
-// run begins to move output and to watch for the end.
+// run begins to move output and to watch for the end. An exit that is on record already is
+// announced when run returns.
 func (c *container) run() {
 	for _, s := range c.streams {
 		s.start(&c.pumps)
 	}
 	c.w.ooms.add(c.Key, c.CgroupPath)
 	if e, err := readExit(c.dir); err == nil {
-		go c.ended(*e)
+		c.ended(*e)
 	}
 }
 

@@ -61,15 +61,16 @@ func (l *logFile) append(s *stream, raw, out []byte) {
 	s.st.commit()
 }
 
-// complete writes what the file lacks of a batch that began at offset.
-func (l *logFile) complete(out []byte, offset int64) {
+// complete writes what the file lacks of a batch that began at offset, and returns what it had.
+func (l *logFile) complete(out []byte, offset int64) (had int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fd < 0 {
-		return
+		return 0
 	}
-	have := l.size() - offset
-	l.write(out[max(0, min(have, int64(len(out)))):])
+	had = int(max(0, min(l.size()-offset, int64(len(out)))))
+	l.write(out[had:])
+	return had
 }
 
 func (l *logFile) size() int64 {

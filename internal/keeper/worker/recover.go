@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,14 +38,22 @@ func (w *Worker) recover(held map[string]int) error {
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
+	var running sync.WaitGroup
 	for _, d := range keys {
 		key := d.Name()
-		if err := w.recoverContainer(key, files[key]); err != nil {
+		c, err := w.recoverContainer(key, files[key])
+		if err != nil {
 			log.Printf("recover container %s: %v", key, err)
 			continue
 		}
-		delete(files, key)
+		if w.containers[key] != nil {
+			delete(files, key)
+		}
+		if c != nil {
+			running.Go(c.run)
+		}
 	}
+	running.Wait()                 // what was announced before is so from the first request on
 	for key, left := range files { // of containers that were being removed
 		m := wire.Names{}
 		for name, fd := range left {
@@ -58,13 +67,14 @@ func (w *Worker) recover(held map[string]int) error {
 	return w.recoverExecs()
 }
 
-func (w *Worker) recoverContainer(key string, held map[string]int) error {
+// recoverContainer returns a container that is to run; nil is one that is not whole.
+func (w *Worker) recoverContainer(key string, held map[string]int) (*container, error) {
 	var s saved
 	if err := readJSON(filepath.Join(w.containerDir(key), recordName), &s); err != nil {
 		if errors.Is(err, os.ErrNotExist) { // before a create's first record, or after a delete's last
-			return os.RemoveAll(w.containerDir(key))
+			return nil, os.RemoveAll(w.containerDir(key))
 		}
-		return err
+		return nil, err
 	}
 	c := w.newContainer(s)
 	for name, fd := range held {
@@ -72,21 +82,20 @@ func (w *Worker) recoverContainer(key string, held map[string]int) error {
 	}
 	w.containers[key] = c
 	if s.Phase == phaseCreating { // waits for the create that is repeated, or a delete
-		return nil
+		return nil, nil
 	}
 	if err := c.prepare(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.connect(); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := readExit(c.dir); err != nil {
 		if err := c.claim(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	c.run()
-	return nil
+	return c, nil
 }
 
 func (w *Worker) recoverExecs() error {
@@ -170,7 +179,7 @@ func (w *Worker) handOver(listener int) error {
 		return err
 	}
 	w.mu.Lock() // for good: nothing begins any more
-	w.holder = link
+	w.holder.Store(link)
 	if err := w.tell(wire.OpHold, wire.Names{Names: []string{wire.SocketName}}, listener); err != nil {
 		return err
 	}

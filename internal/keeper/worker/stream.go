@@ -142,8 +142,9 @@ func (s *stream) recover() {
 		return
 	}
 	out := crilog.Format(b.out[:0], time.Unix(0, at), s.name, raw)
-	s.log.complete(out, offset)
+	had := s.log.complete(out, offset)
 	s.st.commit()
+	log.Printf("%s: completed a batch of which %d of %d bytes were written", s.log.path, had, len(out))
 }
 
 // finish logs what the stream holds at this moment, all of it, and not what a process that lives on

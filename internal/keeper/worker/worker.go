@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +39,7 @@ type Options struct {
 // runtime but the key's.
 type Worker struct {
 	opt    Options
-	holder *wire.Conn
+	holder atomic.Pointer[wire.Conn]
 	keys   keylock.Locks[string]
 
 	mu         sync.Mutex
@@ -68,9 +69,10 @@ func Run(opt Options) error {
 	}
 	delete(held, wire.SocketName)
 	w := &Worker{
-		opt: opt, holder: link, containers: map[string]*container{}, execs: map[string]*session{},
+		opt: opt, containers: map[string]*container{}, execs: map[string]*session{},
 		watchers: map[*wire.Conn]chan wire.Event{},
 	}
+	w.holder.Store(link)
 	if w.ooms, err = newOOMWatch(w.survived); err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func Run(opt Options) error {
 	}
 	socket := os.NewFile(uintptr(listener), wire.SocketName)
 	go w.accept(socket)
-	w.hear()
+	w.hear(link)
 	log.Print("the holder is gone: hand over to a new one")
 	return w.handOver(listener)
 }
@@ -106,9 +108,9 @@ func receiveHeld(link *wire.Conn) (map[string]int, error) {
 }
 
 // hear receives the holder's announcements until it is gone.
-func (w *Worker) hear() {
+func (w *Worker) hear(link *wire.Conn) {
 	for {
-		f, fds, err := w.holder.Receive()
+		f, fds, err := link.Receive()
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				log.Printf("holder's link: %v", err)
@@ -145,13 +147,18 @@ func (w *Worker) ended(key string, e wire.Exit) {
 	}
 }
 
-// tell sends the holder a message. It outlives this process once it is sent.
+// tell sends the holder a message. It outlives this process once it is sent. A holder that is gone
+// is no error: its successor is told everything.
 func (w *Worker) tell(op string, body any, fds ...int) error {
 	f := &wire.Frame{Op: op}
 	if err := f.SetBody(body); err != nil {
 		return err
 	}
-	return w.holder.Send(f, fds...)
+	err := w.holder.Load().Send(f, fds...)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil
+	}
+	return err
 }
 
 // accept serves clients. Their connections end with the worker; they come again.

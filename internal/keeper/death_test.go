@@ -1,0 +1,279 @@
+package keeper_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gantry/internal/crilog"
+	"gantry/internal/keeper"
+)
+
+// touch makes a file that the containers' scripts wait for.
+func (b *bench) touch(name string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.shared(), name), nil, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+const waitAndExit = `echo up; while ! [ -e /shared/go ]; do sleep 0.01; done; echo down; exit 9`
+
+func TestExitWhileTheWorkerIsDead(t *testing.T) {
+	b := newBench(t)
+	req := b.run("c", container{script: waitAndExit})
+	worker := b.worker()
+	if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil { // as good as dead
+		t.Fatal(err)
+	}
+	b.touch("go")
+	b.eventually("exit record", func() bool {
+		_, err := os.Stat(filepath.Join(b.state, "c", "c", "exit.json"))
+		return err == nil
+	})
+	b.kill(b.worker)
+	if e := b.exit("c"); e.Code != 9 || e.Unknown {
+		t.Errorf("exit %+v, want 9", e)
+	}
+	if out, _, _ := logged(t, req.LogPath, crilog.Stdout); out != "up\ndown\n" {
+		t.Errorf("log %q", out)
+	}
+}
+
+func TestCreatesAndStartsSurviveWorkerDeaths(t *testing.T) {
+	b := newBench(t)
+	stop := make(chan struct{})
+	killed := make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				killed <- n
+				return
+			case <-time.After(time.Duration(rand.IntN(150_000)) * time.Microsecond): // a random moment
+			}
+			if pid := b.worker(); pid > 0 && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				n++
+			}
+		}
+	}()
+	for i := range 15 {
+		key := fmt.Sprintf("c%d", i)
+		c := container{script: "echo hello; exit 6"}
+		c.TTY = i%3 == 2
+		req := b.run(key, c)
+		if e := b.exit(key); e.Code != 6 {
+			t.Errorf("%s: exit %+v, want 6", key, e)
+		}
+		if out, _, _ := logged(t, req.LogPath, crilog.Stdout); strings.TrimRight(out, "\r\n") != "hello" {
+			t.Errorf("%s: log %q", key, out)
+		}
+		if err := b.Delete(b.context(), key); err != nil {
+			t.Errorf("%s: delete: %v", key, err)
+		}
+	}
+	close(stop)
+	t.Logf("%d kills", <-killed)
+	if left, _ := filepath.Glob(b.crun + "/*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestHolderDeath(t *testing.T) {
+	for name, tty := range map[string]bool{"pipes": false, "terminal": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			check := &checker{t: t, tty: tty}
+			c := container{script: numbers}
+			c.TTY = tty
+			req := b.run("writer", c)
+			for range 5 {
+				b.kill(b.holder)
+				b.eventually("new holder", func() bool { return b.holder() > 0 })
+				if s := b.stateOf("writer"); s == nil || s.Phase != "running" {
+					t.Fatalf("state %+v", s)
+				}
+				b.kill(b.worker)
+				b.stateOf("writer") // answered by a worker that has everything
+			}
+			b.run("later", container{script: "exit 3"})
+			if e := b.exit("later"); e.Code != 3 || e.Unknown {
+				t.Errorf("exit of a container of the new holder: %+v, want 3", e)
+			}
+			b.touch("stop")
+			// The container is no child of the new holder: the kernel must be asked, and older ones do not tell.
+			if e := b.exit("writer"); !(e.Code == 7 && !e.Unknown || e.Code == 255 && e.Unknown) {
+				t.Errorf("exit %+v, want 7, or 255 and unknown", e)
+			} else {
+				t.Logf("exit %+v", e)
+			}
+			check.file(req.LogPath)
+			if check.next == 0 || check.next%20000 != 0 {
+				t.Errorf("the log ends after line %d", check.next)
+			}
+		})
+	}
+}
+
+func TestWorkerDeathWhileItHandsOver(t *testing.T) {
+	b := newBench(t)
+	b.run("c", container{script: waitAndExit})
+	for range 10 {
+		b.eventually("holder", func() bool { return b.holder() > 0 })
+		worker := b.worker()
+		b.kill(b.holder)
+		time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond) // a random moment
+		_ = syscall.Kill(worker, syscall.SIGKILL)
+		if s := b.stateOf("c"); s == nil || s.Phase != "running" {
+			t.Fatalf("state %+v", s)
+		}
+	}
+	b.touch("go")
+	if e := b.exit("c"); !(e.Code == 9 && !e.Unknown || e.Code == 255 && e.Unknown) {
+		t.Errorf("exit %+v, want 9, or 255 and unknown", e)
+	}
+}
+
+func TestHolderAndWorkerDeath(t *testing.T) {
+	b := newBench(t)
+	req := b.run("lives", container{script: waitAndExit})
+	b.run("ends", container{script: `while ! [ -e /shared/end ]; do sleep 0.01; done; exit 2`})
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} { // both at one moment
+		for _, p := range b.keepers("") {
+			if err := syscall.Kill(p.pid, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.eventually("end of the keeper", func() bool { return len(b.keepers("")) == 0 })
+	b.touch("end")
+	b.eventually("end of a container", func() bool { return !processRuns("/shared/end") })
+	if e := b.exit("ends"); e.Code != 255 || !e.Unknown {
+		t.Errorf("exit that nobody saw: %+v", e)
+	}
+	if s := b.stateOf("lives"); s == nil || s.Phase != "running" {
+		t.Errorf("state %+v", s)
+	}
+	b.touch("go")
+	b.exit("lives")
+	if out, _, _ := logged(t, req.LogPath, crilog.Stdout); out != "up\ndown\n" {
+		t.Errorf("log %q", out)
+	}
+}
+
+// processRuns says whether a process that has word in its arguments runs, other than the test itself.
+func processRuns(word string) bool {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		if data, _ := os.ReadFile(path); strings.Contains(string(data), word) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestUpgradeKeepsEverything(t *testing.T) {
+	b := newBench(t)
+	check := &checker{t: t, tty: true}
+	c := container{script: numbers}
+	c.TTY = true
+	req := b.run("writer", c)
+	holder, worker := b.holder(), b.worker()
+	if err := syscall.Kill(holder, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("new worker", func() bool { w := b.worker(); return w > 0 && w != worker })
+	if now := b.holder(); now != holder || len(b.keepers("--resume")) != 1 {
+		t.Errorf("holder %d became %d, %v", holder, now, b.keepers("--resume"))
+	}
+	b.touch("stop")
+	if e := b.exit("writer"); e.Code != 7 || e.Unknown {
+		t.Errorf("exit %+v, want 7", e)
+	}
+	check.file(req.LogPath)
+	if check.next == 0 || check.next%20000 != 0 {
+		t.Errorf("the log ends after line %d", check.next)
+	}
+}
+
+// TestServer is no test but the server that TestServerDeath kills.
+func TestServer(t *testing.T) {
+	state := os.Getenv("GANTRY_TEST_SERVER")
+	if state == "" {
+		return
+	}
+	_, err := keeper.Connect(context.Background(), keeper.Options{StateDir: state, Binary: os.Getenv("GANTRY_TEST_KEEPER")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("connected")
+	select {}
+}
+
+func TestServerDeath(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"SIGTERM to its process group": syscall.SIGTERM, "SIGKILL": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.end() // the server is to start the keeper
+			path, err := binary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := exec.Command("/proc/self/exe", "-test.run=^TestServer$")
+			server.Env = append(os.Environ(), "GANTRY_TEST_SERVER="+b.state, "GANTRY_TEST_KEEPER="+path)
+			server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			out, err := server.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := server.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Read(make([]byte, 64)); err != nil {
+				t.Fatal(err)
+			}
+			holder := b.holder()
+			target := server.Process.Pid
+			if sig == syscall.SIGTERM {
+				target = -target
+			}
+			b.run("c", container{script: waitAndExit})
+			if err := syscall.Kill(target, sig); err != nil {
+				t.Fatal(err)
+			}
+			_ = server.Wait()
+			b.touch("go")
+			if e := b.exit("c"); e.Code != 9 {
+				t.Errorf("exit %+v, want 9", e)
+			}
+			if now := b.holder(); now != holder || now == 0 {
+				t.Errorf("holder %d became %d", holder, now)
+			}
+		})
+	}
+}
+
+func TestKeeperThatCannotBeStarted(t *testing.T) {
+	for name, opt := range map[string]keeper.Options{
+		"no such binary":      {StateDir: t.TempDir(), Binary: "/no/such/keeper"},
+		"relative directory":  {StateDir: "state", Binary: "/bin/true"},
+		"a binary that fails": {StateDir: t.TempDir(), Binary: "/bin/false"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := keeper.Connect(context.Background(), opt)
+			if err == nil {
+				_ = c.Close()
+				t.Fatal("connected")
+			}
+			t.Log(err)
+		})
+	}
+}
