@@ -263,7 +263,7 @@ func TestCreateDelegatesControllers(t *testing.T) {
 	}
 	top := lab.Cgroup(t)
 	t.Cleanup(func() { _ = f.Remove(context.Background(), top) })
-	if err := f.Create(top + "/child"); err != nil {
+	if err = f.Create(top + "/child"); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(root, top, "child", "cgroup.controllers"))

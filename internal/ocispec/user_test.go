@@ -144,3 +144,27 @@ func TestMakeDirsStaysInTheRoot(t *testing.T) {
 		t.Error("made a directory outside the root file system")
 	}
 }
+
+// An image brings its own accounts: whatever they are, a user is found or refused.
+func FuzzFindUser(f *testing.F) {
+	f.Add("root:x:0:0::/root:/bin/sh\nweb:x:1000:2000::/:\n", "web:x:2000:root,web\n", "web:web")
+	f.Add(":::\n:x:4294967296:-1:\n", "::99999999999:,,,\n", ":")
+	dir := f.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, passwd, group, user string) {
+		for name, content := range map[string]string{"etc/passwd": passwd, "etc/group": group} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		u, err := ocispec.FindUser(dir, &pod.Security{}, user)
+		if err != nil && !errdefs.IsInvalidArgument(err) {
+			t.Errorf("user %q: %v", user, err)
+		}
+		if err == nil && (len(u.Groups) == 0 || u.Groups[0] != u.GID) {
+			t.Errorf("user %q: the primary group is not the first of %v", user, u.Groups)
+		}
+	})
+}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/engine"
@@ -111,7 +112,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
-	pid, err := e.pidNamespace(req)
+	pid, err := e.pidNamespace(req, sandbox)
 	if err != nil {
 		return nil, err
 	}
@@ -157,9 +158,12 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 }
 
 // pidNamespace is the path of the PID namespace to join, "" for one of the container's own or the node's.
-func (e *Engine) pidNamespace(req *engine.Create) (string, error) {
+func (e *Engine) pidNamespace(req *engine.Create, sandbox *sandboxRecord) (string, error) {
 	switch req.Spec.Namespaces.PID {
 	case pod.NamespacePod:
+		if !sandbox.Pause {
+			return "", fmt.Errorf("pid namespace %s: the sandbox was not made to share one: %w", pod.NamespacePod, errdefs.ErrInvalidArgument)
+		}
 		return e.pidPin(req.Spec.Sandbox), nil
 	case pod.NamespaceTarget:
 		if req.TargetPid > 0 {

@@ -144,9 +144,10 @@ func TestContainersThatAreRefusedLeaveNothing(t *testing.T) {
 		"absent mount source": {func(c *pod.ContainerSpec) {
 			c.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/no/such/source"}}
 		}, errdefs.IsInvalidArgument, "/no/such/source"},
-		"unknown user":           {func(c *pod.ContainerSpec) { c.Security.RunAsUsername = "ghost" }, errdefs.IsInvalidArgument, "ghost"},
-		"unknown capability":     {func(c *pod.ContainerSpec) { c.Security.AddCaps = []string{"FLY"} }, errdefs.IsInvalidArgument, "FLY"},
-		"sandbox that is absent": {func(c *pod.ContainerSpec) { c.Sandbox = pod.NewKey() }, errdefs.IsNotFound, "sandbox"},
+		"unknown user": {func(c *pod.ContainerSpec) { c.Security.RunAsUsername = "ghost" }, errdefs.IsInvalidArgument, "ghost"},
+		"a shared PID namespace that the sandbox has not": {func(c *pod.ContainerSpec) { c.Namespaces.PID = pod.NamespacePod }, errdefs.IsInvalidArgument, "pid namespace"},
+		"unknown capability":                              {func(c *pod.ContainerSpec) { c.Security.AddCaps = []string{"FLY"} }, errdefs.IsInvalidArgument, "FLY"},
+		"sandbox that is absent":                          {func(c *pod.ContainerSpec) { c.Sandbox = pod.NewKey() }, errdefs.IsNotFound, "sandbox"},
 		"recursive read-only on a runtime without": {func(c *pod.ContainerSpec) {
 			c.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", ReadOnly: true, RecursiveReadOnly: true}}
 		}, errdefs.IsInvalidArgument, "recursive_read_only"},

@@ -25,9 +25,9 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // patience is how long anything in these tests may take.
 const patience = 30 * time.Second
 
-// keeperBinary builds gantry-keeper, static, once.
+// keeperBinary builds gantry-keeper, static, once, in the lab's own /run.
 var keeperBinary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), "gantry-native-test-"+string(pod.NewKey().Short()), "gantry-keeper")
+	const path = "/run/bin/gantry-keeper"
 	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, "gantry/cmd/gantry-keeper")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr

@@ -138,7 +138,7 @@ func mountShm(dir string) error {
 }
 
 // limit bounds the cgroup of a pod as a whole. Where the client made it, as the kubelet does, the
-// client has set its limits too.
+// client has set its limits too; a slice is systemd's to change.
 func (e *Engine) limit(r *sandboxRecord, limits *pod.Resources) error {
 	if !r.OwnCgroup || limits == nil || e.opts.CgroupDriver == cgroup.Systemd {
 		return nil
