@@ -23,10 +23,14 @@ func TestHostPorts(t *testing.T) {
 			n := node.Start(t, env.options)
 			ref := warm(t, n)
 			outside := otherHost(t)
+			const port = 18080
+			ports := []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
+			first := n.Sandbox("first") // portmap keeps the chains that it made for its first host port
+			first.PortMappings = ports
+			n.RemovePod(n.RunPod(first))
 			leavesNothing(t, n)
 			sandbox := n.Sandbox("web")
-			const port = 18080
-			sandbox.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
+			sandbox.PortMappings = ports
 			pod, container := n.Launch(sandbox, node.Container("server", ref, "sh", "-c", server))
 			awaitPage(n, container)
 			ip := n.Pod(pod).Network.Ip
@@ -108,7 +112,8 @@ func otherHost(t *testing.T) host {
 	t.Helper()
 	h := host{netns: "outside"}
 	sh(t, "ip netns add outside")
-	t.Cleanup(func() { sh(t, "ip netns del outside") })
+	// The link first: with the namespace it would go too, but later.
+	t.Cleanup(func() { sh(t, "ip link del uplink; ip netns del outside") })
 	for _, c := range []string{
 		"ip link add uplink type veth peer name eth0 netns outside",
 		"ip addr add " + nodeAddress + "/24 dev uplink", "ip link set uplink up",
