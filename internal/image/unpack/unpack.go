@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ import (
 
 // Limits bound what one layer may take. A zero field is no limit.
 type Limits struct {
-	Bytes   int64 // of the decompressed tar
+	Bytes   int64 // of the decompressed tar, and of its files with the holes of sparse ones
 	Entries int64
 }
 
@@ -72,6 +73,7 @@ type unpacker struct {
 	tr     *tar.Reader
 	limits Limits
 	sum    Summary
+	size   int64            // of all files so far
 	times  map[string]times // of directories, set when nothing more is created in them
 }
 
@@ -89,6 +91,10 @@ func (u *unpacker) all(ctx context.Context) error {
 		}
 		if u.sum.Entries++; u.limits.Entries > 0 && u.sum.Entries > u.limits.Entries {
 			return fmt.Errorf("layer has more than %d entries: %w", u.limits.Entries, errdefs.ErrResourceExhausted)
+		}
+		// a sparse file may say any size in a few bytes
+		if u.size += min(hdr.Size, math.MaxInt64-u.size); u.limits.Bytes > 0 && u.size > u.limits.Bytes {
+			return fmt.Errorf("layer's files are larger than %d bytes: %w", u.limits.Bytes, errdefs.ErrResourceExhausted)
 		}
 		if err := u.entry(hdr); err != nil {
 			return fmt.Errorf("unpack %q: %w", hdr.Name, err)

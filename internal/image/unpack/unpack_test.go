@@ -342,6 +342,24 @@ func TestSparseFilesStaySparse(t *testing.T) {
 	}
 }
 
+func TestHugeHoleIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "huge"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "huge"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	data, err := exec.Command("tar", "-c", "--sparse", "-C", dir, "huge").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = unpack.Layer(t.Context(), t.TempDir(), bytes.NewReader(data), unpack.Limits{Bytes: 1 << 30})
+	if !errdefs.IsResourceExhausted(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestWhatALayerDoesNotDescribeIsTold(t *testing.T) {
 	data := layer(t, labimage.File("a/b/c", 0o644, "x"), labimage.Dir("a", 0o700), labimage.Symlink("l", "far/away"),
 		labimage.File("l/x", 0o644, "x"), labimage.File("gone/x/y", 0o644, "x"), labimage.File("gone", 0o644, "x"))
