@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/cgroup"
+	"gantry/internal/engine"
 	"gantry/internal/pod"
 )
 
@@ -221,6 +222,46 @@ func TestUpdateChangesTheCgroup(t *testing.T) {
 		}
 		if got, err := cgroups.Read(created.CgroupPath); err != nil || got.MemoryLimit != 96<<20 || got.Processes == 0 {
 			t.Errorf("%s: statistics %+v, %v", runtime, got, err)
+		}
+	}
+}
+
+func TestVolumesOfTheImageExist(t *testing.T) {
+	p := newStation(t, "crun").newPod(t)
+	img := *p.image
+	img.Config.Volumes = map[string]struct{}{"/data/of/the/image": {}}
+	p.image = &img
+	if text, exit := p.run("cd /data/of/the/image && touch x && ls"); text != "x" {
+		t.Errorf("exit %+v, printed %q", exit, text)
+	}
+}
+
+func TestSignalsByNumberAndRelativeToRealTimeOnes(t *testing.T) {
+	p := newStation(t, "crun").newPod(t)
+	events, err := p.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, number := range map[string]string{"SIGRTMIN+3": "37", "rtmax-1": "63", "12": "12", "Usr1": "10"} {
+		req := p.request("trap 'exit 9' " + number + "; mkfifo /fifo; read line < /fifo")
+		p.start(req)
+		// The FIFO is there once the trap is set.
+		p.exec(req.Spec.Key, "sh", "-c", "until [ -p /fifo ]; do sleep 0.01; done")
+		if err := p.SignalContainer(t.Context(), req.Spec.Key, engine.Signal{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+		for ev := range events {
+			if ev.Key == req.Spec.Key {
+				if ev.Exit == nil || ev.Exit.Code != 9 {
+					t.Errorf("%s: %+v", name, ev.Exit)
+				}
+				break
+			}
+		}
+	}
+	for _, name := range []string{"", "0", "65", "-1", "SIGRTMIN+99", "SIGRTMIN+x", "SIGRTMAX+1", "TERM+1"} {
+		if err := p.SignalContainer(t.Context(), pod.NewKey(), engine.Signal{Name: name}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("signal %q: %v", name, err)
 		}
 	}
 }
