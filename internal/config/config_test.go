@@ -61,7 +61,7 @@ func TestDefaultsAreGolden(t *testing.T) {
 	}
 	golden := filepath.Join("testdata", "default.toml")
 	if *update {
-		if err := os.WriteFile(golden, got, 0o644); err != nil {
+		if err = os.WriteFile(golden, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"gantry/internal/bridge"
 	"gantry/internal/cgroup"
 	"gantry/internal/cni"
+	"gantry/internal/config"
 	"gantry/internal/engine"
 	"gantry/internal/engine/native"
 	"gantry/internal/image"
@@ -115,15 +116,9 @@ func (s *server) openNetwork() (*cni.Network, error) {
 		Exec: builtin.Exec(cni.NewExec(log)), Log: log,
 	}
 	if n.Mode == "builtin" {
-		conf := bridge.Config{Bridge: n.Builtin.Bridge, MTU: n.Builtin.MTU}
-		for _, text := range n.Builtin.Subnets {
-			p, err := netip.ParsePrefix(text)
-			if err != nil {
-				return nil, fmt.Errorf("subnet: %w", err)
-			}
-			conf.Subnets = append(conf.Subnets, p)
+		if opts.Config, err = conflist(n.Builtin); err != nil {
+			return nil, err
 		}
-		opts.Config = bridge.Conflist(conf)
 	}
 	network, err := cni.New(opts)
 	if err != nil {
@@ -131,6 +126,19 @@ func (s *server) openNetwork() (*cni.Network, error) {
 	}
 	s.onClose("network", func(context.Context) error { return network.Close() })
 	return network, nil
+}
+
+// conflist is the network configuration of the builtin network.
+func conflist(o config.Builtin) ([]byte, error) {
+	conf := bridge.Config{Bridge: o.Bridge, MTU: o.MTU}
+	for _, text := range o.Subnets {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("subnet: %w", err)
+		}
+		conf.Subnets = append(conf.Subnets, p)
+	}
+	return bridge.Conflist(conf), nil
 }
 
 func (s *server) connectKeeper(ctx context.Context) (*keeper.Client, error) {

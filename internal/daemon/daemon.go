@@ -53,12 +53,15 @@ func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil // asked to end before it had begun
 	}
-	err = errors.Join(err, s.close())
+	err = errors.Join(err, s.close()) //nolint:contextcheck // ctx has ended
 	log.Info("gantry ends", "error", err)
 	return err
 }
 
 func (s *server) run(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err := s.claim(); err != nil {
 		return err
 	}

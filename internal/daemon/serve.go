@@ -26,8 +26,10 @@ const headerTimeout = 10 * time.Second // until a client has sent its request
 
 // serve opens the sockets and answers until ctx ends or one of the servers breaks.
 func (s *server) serve(ctx context.Context, p *parts) error {
-	broken := make(chan error, 4) // one for each server, so that none waits
-	streams, err := streaming.New(p.manager, streaming.Options{Listen: s.opts.Streaming.Listen, Log: s.log.With("component", "streaming")})
+	broken := make(chan error, 4)                               // one for each server, so that none waits
+	streams, err := streaming.New(p.manager, streaming.Options{ //nolint:contextcheck // it listens, which needs none
+		Listen: s.opts.Streaming.Listen, Log: s.log.With("component", "streaming"),
+	})
 	if err != nil {
 		return err
 	}
@@ -36,11 +38,11 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 
 	var pulls admin.Pulls
 	build := admin.ReadBuild(admin.Build{Version: config.Version, StateDir: s.opts.State, Streaming: streams.Addr().String()})
-	if err := s.serveAdmin(admin.Handler(&pulls, build), broken); err != nil {
+	if err = s.serveAdmin(ctx, admin.Handler(&pulls, build), broken); err != nil {
 		return err
 	}
 	registry := observe.NewRegistry()
-	if err := s.serveMetrics(p.manager, registry, broken); err != nil {
+	if err = s.serveMetrics(ctx, p.manager, registry, broken); err != nil {
 		return err
 	}
 	service := cri.New(cri.Options{
@@ -48,7 +50,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 		Images: watchedImages{p.manager, &pulls}, Node: p.manager, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
-	stop, err := s.serveCRI(service, registry, broken)
+	stop, err := s.serveCRI(ctx, service, registry, broken)
 	if err != nil {
 		return err
 	}
@@ -66,7 +68,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 }
 
 // serveCRI returns what ends the server: no new calls, and a bounded time for those under way.
-func (s *server) serveCRI(service *cri.Service, registry prometheus.Registerer, broken chan<- error) (stop func(), err error) {
+func (s *server) serveCRI(ctx context.Context, service *cri.Service, registry prometheus.Registerer, broken chan<- error) (stop func(), err error) {
 	rpcs, err := observe.NewRPCs(s.log, registry)
 	if err != nil {
 		return nil, err
@@ -75,7 +77,7 @@ func (s *server) serveCRI(service *cri.Service, registry prometheus.Registerer, 
 		Unary:  []grpc.UnaryServerInterceptor{rpcs.Unary},
 		Stream: []grpc.StreamServerInterceptor{rpcs.Stream},
 	})
-	ln, err := listenUnix(s.opts.SocketPath(), 0o660)
+	ln, err := listenUnix(ctx, s.opts.SocketPath(), 0o660)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +89,8 @@ func (s *server) serveCRI(service *cri.Service, registry prometheus.Registerer, 
 	}, nil
 }
 
-func (s *server) serveAdmin(h http.Handler, broken chan<- error) error {
-	ln, err := listenUnix(filepath.Join(s.opts.State, admin.SocketName), 0o600)
+func (s *server) serveAdmin(ctx context.Context, h http.Handler, broken chan<- error) error {
+	ln, err := listenUnix(ctx, filepath.Join(s.opts.State, admin.SocketName), 0o600)
 	if err != nil {
 		return err
 	}
@@ -96,12 +98,12 @@ func (s *server) serveAdmin(h http.Handler, broken chan<- error) error {
 	return nil
 }
 
-func (s *server) serveMetrics(m *lifecycle.Manager, registry prometheus.Gatherer, broken chan<- error) error {
+func (s *server) serveMetrics(ctx context.Context, m *lifecycle.Manager, registry prometheus.Gatherer, broken chan<- error) error {
 	if s.opts.Metrics.Listen == "" {
 		return nil
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(context.Background(), "tcp", s.opts.Metrics.Listen)
+	ln, err := lc.Listen(ctx, "tcp", s.opts.Metrics.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
@@ -138,12 +140,12 @@ func (w watchedImages) PullImage(ctx context.Context, podUID string, p *pod.Pull
 	return w.pulls.Pull(ctx, w.Images, podUID, p)
 }
 
-func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
-	if err := removeStaleSocket(path); err != nil {
+func listenUnix(ctx context.Context, path string, mode os.FileMode) (net.Listener, error) {
+	if err := removeStaleSocket(ctx, path); err != nil {
 		return nil, err
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(context.Background(), "unix", path)
+	ln, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -155,9 +157,9 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 }
 
 // answers says whether somebody listens at a socket.
-func answers(path string) bool {
+func answers(ctx context.Context, path string) bool {
 	var d net.Dialer
-	conn, err := d.DialContext(context.Background(), "unix", path)
+	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return false
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,11 +37,11 @@ func lockState(dir string, log *slog.Logger) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	defer below.Close()
-	if err := flock(below); err != nil {
+	defer func() { _ = below.Close() }()
+	if err = flock(below); err != nil {
 		return nil, inUse(dir, err)
 	}
-	if err := ensureTmpfs(dir); err != nil {
+	if err = ensureTmpfs(dir); err != nil {
 		log.Warn("the state directory is not on tmpfs, streams of containers are written to its disk", "dir", dir, "error", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
@@ -88,7 +89,7 @@ func ensureTmpfs(dir string) error {
 
 // removeStaleSocket removes the socket that a server which is gone left at path. Anything else
 // there is an error.
-func removeStaleSocket(path string) error {
+func removeStaleSocket(ctx context.Context, path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -99,7 +100,7 @@ func removeStaleSocket(path string) error {
 	if st.Mode()&os.ModeSocket == 0 {
 		return fmt.Errorf("%s is there and is no socket", path)
 	}
-	if answers(path) {
+	if answers(ctx, path) {
 		return fmt.Errorf("another server listens at %s", path)
 	}
 	if err := os.Remove(path); err != nil {

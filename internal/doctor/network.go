@@ -38,7 +38,7 @@ func checkCNI(ctx context.Context, n *node) []Finding {
 	if err != nil {
 		return one(Fail, err.Error(), "")
 	}
-	defer os.RemoveAll(cache)
+	defer func() { _ = os.RemoveAll(cache) }()
 	c := n.Config.Network
 	net, err := cni.New(cni.Options{
 		ConfDir: c.CNIConfDir, BinDirs: c.CNIBinDirs, CacheDir: cache,
@@ -47,7 +47,7 @@ func checkCNI(ctx context.Context, n *node) []Finding {
 	if err != nil {
 		return one(Fail, "CNI: "+err.Error(), "")
 	}
-	defer net.Close()
+	defer func() { _ = net.Close() }()
 	if err := net.Status(ctx); err != nil {
 		return one(Fail, "CNI: "+err.Error(),
 			"install plugins (Debian: containernetworking-plugins, in /usr/lib/cni) and a configuration in "+c.CNIConfDir+", or use --network builtin, which needs neither")

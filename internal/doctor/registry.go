@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	hosts "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus" //nolint:depguard // the registry library logs through it what its errors leave out
 )
 
 // registryTimeout bounds the wait for one registry.

@@ -33,7 +33,7 @@ type Stdio struct {
 // Main runs the command line and returns the exit code.
 func Main(ctx context.Context, args []string, std Stdio) int {
 	a := &app{std: std, out: std.Out, err: std.Err}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // the commands get theirs when they run
 	root.SetArgs(args)
 	root.SetIn(std.In)
 	root.SetOut(std.Out)

@@ -39,17 +39,9 @@ func inspect(ctx context.Context, c *client.Client, arg string) (any, error) {
 	case err != nil && !client.NotFound(err):
 		return nil, err
 	case err == nil && t.Pod != nil:
-		resp, err := c.Runtime.PodSandboxStatus(ctx, t.Pod.Id, true)
-		if err != nil {
-			return nil, fmt.Errorf("pod %s: %w", arg, err)
-		}
-		return view("pod", resp.Status, resp.Info)
+		return inspectPod(ctx, c, t.Pod.Id)
 	case err == nil:
-		resp, err := c.Runtime.ContainerStatus(ctx, t.Container.Id, true)
-		if err != nil {
-			return nil, fmt.Errorf("container %s: %w", arg, err)
-		}
-		return view("container", resp.Status, resp.Info)
+		return inspectContainer(ctx, c, t.Container.Id)
 	}
 	resp, err := c.Images.ImageStatus(ctx, &v1.ImageSpec{Image: arg}, true)
 	if err != nil {
@@ -59,6 +51,22 @@ func inspect(ctx context.Context, c *client.Client, arg string) (any, error) {
 		return nil, fmt.Errorf("no pod, container or image %q", arg)
 	}
 	return view("image", resp.Image, resp.Info)
+}
+
+func inspectPod(ctx context.Context, c *client.Client, id string) (any, error) {
+	resp, err := c.Runtime.PodSandboxStatus(ctx, id, true)
+	if err != nil {
+		return nil, fmt.Errorf("pod %s: %w", client.Short(id), err)
+	}
+	return view("pod", resp.Status, resp.Info)
+}
+
+func inspectContainer(ctx context.Context, c *client.Client, id string) (any, error) {
+	resp, err := c.Runtime.ContainerStatus(ctx, id, true)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", client.Short(id), err)
+	}
+	return view("container", resp.Status, resp.Info)
 }
 
 // view joins a status and the verbose information, which is JSON where it can be.

@@ -23,7 +23,7 @@ func (r *runner) image(ctx context.Context, c manifest.Container) error {
 	case c.Pull == core.PullNever && have == nil:
 		return fmt.Errorf("image %s is not there and imagePullPolicy is Never", spec.Image)
 	case c.Pull == core.PullAlways || have == nil:
-		if _, err := r.client.Images.PullImage(ctx, spec, nil, r.pod.Sandbox); err != nil {
+		if _, err = r.client.Images.PullImage(ctx, spec, nil, r.pod.Sandbox); err != nil {
 			return fmt.Errorf("pull %s: %w", spec.Image, err)
 		}
 		if have, err = r.lookUp(ctx, spec); err != nil {

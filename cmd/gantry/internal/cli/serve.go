@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gantry/internal/config"
-	"gantry/internal/daemon"
+	"gantry/internal/daemon" //nolint:depguard // this is cmd/, which may assemble
 )
 
 func (a *app) serveCommand() *cobra.Command {

@@ -45,7 +45,7 @@ func Read(ctx context.Context, path string, o Options, stdout, stderr io.Writer)
 	if err != nil {
 		return fmt.Errorf("watch log: %w", err)
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	if err := w.Add(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("watch log: %w", err)
 	}
@@ -263,8 +263,8 @@ func (f *follower) rest() error {
 			if !ok {
 				break
 			}
-			if err := f.print.entry(line); err != nil {
-				return err
+			if printErr := f.print.entry(line); printErr != nil {
+				return printErr
 			}
 			f.partial = rest
 		}

@@ -109,7 +109,7 @@ func decode(data []byte) (*core.Pod, error) {
 	}
 	var in core.Pod
 	unknown, err := json.UnmarshalStrict(data, &in)
-	if err := errors.Join(append(unknown, err)...); err != nil {
+	if err = errors.Join(append(unknown, err)...); err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return &in, nil

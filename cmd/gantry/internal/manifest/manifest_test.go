@@ -41,7 +41,7 @@ func TestGolden(t *testing.T) {
 			got := render(t, p)
 			golden := strings.TrimSuffix(file, ".pod.yaml") + ".golden.yaml"
 			if *update {
-				if err := os.WriteFile(golden, got, 0o644); err != nil {
+				if err = os.WriteFile(golden, got, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
