@@ -97,6 +97,37 @@ func TestStopEndsWithItsCaller(t *testing.T) {
 	})
 }
 
+func TestProcessThatDoesNotDie(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.start(func(o *lifecycle.Options) { o.Times.Kill = 5 * time.Second })
+		podID := runPod(t, m, "web")
+		id := runContainer(t, m, podID, "main", "undead")
+		began := time.Now()
+		if err := m.StopContainer(t.Context(), id, 3*time.Second); !errdefs.IsUnavailable(err) {
+			t.Errorf("stop: %v; want ErrUnavailable", err)
+		}
+		if took := time.Since(began); took != 8*time.Second {
+			t.Errorf("stop took %v; want grace and a little", took)
+		}
+		if err := m.StopPod(t.Context(), podID); !errdefs.IsUnavailable(err) {
+			t.Errorf("stop pod: %v; want ErrUnavailable", err)
+		}
+		if sb, err := m.Pod(t.Context(), podID); err != nil || sb.State != pod.SandboxNotReady || sb.Network != nil {
+			t.Errorf("%+v, %v; want a pod that is not ready and has given back its network", sb, err)
+		}
+		if other := runPod(t, m, "other"); m.RemovePod(t.Context(), other) != nil {
+			t.Error("another pod is disturbed")
+		}
+		if err := m.RemovePod(t.Context(), podID); !errdefs.IsUnavailable(err) {
+			t.Errorf("remove pod: %v; want ErrUnavailable", err)
+		}
+		w.engine.Exit(keyOf(t, m, id), 137)
+		<-time.After(5 * time.Minute) // of the bubble's clock
+		w.mustBeEmpty("once the process has died after all")
+	})
+}
+
 func TestHowContainersEnd(t *testing.T) {
 	for rule, c := range map[string]struct {
 		end    func(*fake.Engine, pod.Key)

@@ -271,6 +271,31 @@ func TestSandboxThatIsGoneMeanwhile(t *testing.T) {
 	})
 }
 
+func TestSandboxThatEndsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.start()
+		id := runPod(t, m, "web")
+		cid := runContainer(t, m, id, "main", "sleep")
+		sb, err := m.Pod(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.engine.EndSandbox(sb.Spec.Key)
+		synctest.Wait()
+		if s := podState(m, id); s != "notready" {
+			t.Errorf("the pod is %s", s)
+		}
+		if is := stateOf(t, m, cid); is.State != pod.ContainerExited {
+			t.Errorf("its container is %s", is.State)
+		}
+		if err := m.RemovePod(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		w.mustBeEmpty("by a sandbox that ended")
+	})
+}
+
 func TestChildrenOfASharedPIDNamespaceEndWithTheirContainer(t *testing.T) {
 	for rule, end := range map[string]func(*world, *lifecycle.Manager, string) error{
 		"when it is stopped": func(w *world, m *lifecycle.Manager, id string) error {

@@ -220,7 +220,10 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	return e.act(ctx, "RemoveContainer", func() error {
 		if c := e.containers[key]; c != nil {
 			if c.state == pod.ContainerRunning {
-				e.end(c, 128+sigkill)
+				e.signal(c, sigkill)
+			}
+			if c.state == pod.ContainerRunning {
+				return fmt.Errorf("container %s does not end: %w", key.Short(), errdefs.ErrUnavailable)
 			}
 			delete(e.containers, key)
 		}

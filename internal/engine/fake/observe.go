@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"gantry/internal/engine"
 	"gantry/internal/pod"
@@ -64,6 +65,19 @@ func (e *Engine) LoseWatches() {
 	for w := range e.watchers {
 		delete(e.watchers, w)
 		close(w.lost)
+	}
+}
+
+// EndSandbox ends what a sandbox consists of, as when its pause process is killed, and tells every
+// watcher.
+func (e *Engine) EndSandbox(key pod.Key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.sandboxes[key]; s != nil {
+		s.ready = false
+	}
+	for w := range e.watchers {
+		w.add(engine.Event{Key: key, Exit: &pod.Exit{Code: 128 + sigkill, At: time.Now()}})
 	}
 }
 

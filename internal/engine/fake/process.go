@@ -23,6 +23,7 @@ import (
 //	trap SIG N     runs until SIG comes, then ends with code N
 //	ignore SIG     runs and ignores SIG
 //	fork           runs, with a child that outlives it where the PID namespace is shared
+//	undead         runs, and no signal and no removal ends it: only Exit does
 //	sleep          runs; any other word does too
 //
 // A signal that is not trapped or ignored ends the process with 128 plus its number.
@@ -63,6 +64,9 @@ func (e *Engine) begin(c *container) {
 // signal delivers a signal to a container's process. e.mu is held.
 func (e *Engine) signal(c *container, number int) {
 	w := c.words()
+	if w[0] == "undead" {
+		return
+	}
 	if number != sigkill && len(w) > 1 {
 		named, _ := signalNumber(w[1])
 		switch {
