@@ -231,3 +231,27 @@ func TestCgroupOfAPod(t *testing.T) {
 		t.Errorf("a cgroup that the client made was changed: %+v, %v", got, err)
 	}
 }
+
+func TestManyPodsAtOnceLeaveNothing(t *testing.T) {
+	s := newStation(t, "crun")
+	before := nsOf(t, "net")
+	t.Run("pods", func(t *testing.T) {
+		for range 24 {
+			t.Run("pod", func(t *testing.T) {
+				t.Parallel()
+				p := s.newPod(t, func(spec *pod.SandboxSpec) { spec.Hostname = string(spec.Key[:20]) })
+				req := p.request("exec sleep 1000")
+				p.start(req)
+				if text, code := p.exec(req.Spec.Key, "hostname"); text != p.spec.Hostname || code != 0 {
+					t.Errorf("exec prints %q, code %d, want %q", text, code, p.spec.Hostname)
+				}
+			})
+		}
+	})
+	if left := s.leftovers(t); len(left) > 0 {
+		t.Errorf("left behind %v", left)
+	}
+	if now := nsOf(t, "net"); now != before {
+		t.Errorf("this process is in %s, was in %s", now, before)
+	}
+}
