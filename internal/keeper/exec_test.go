@@ -184,7 +184,7 @@ func TestAttach(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = outW.Close(), errW.Close()
-	out := bufio.NewReader(outR)
+	out, errs := bufio.NewReader(outR), bufio.NewReader(errR)
 	say := func(text string) {
 		t.Helper()
 		if _, err := io.WriteString(s.Stdin, text+"\n"); err != nil {
@@ -192,6 +192,9 @@ func TestAttach(t *testing.T) {
 		}
 		if line, err := out.ReadString('\n'); err != nil || line != "got "+text+"\n" {
 			t.Fatalf("output %q, %v", line, err)
+		}
+		if line, err := errs.ReadString('\n'); err != nil || line != "err "+text+"\n" {
+			t.Fatalf("stderr %q, %v", line, err)
 		}
 	}
 	say("one")
@@ -211,9 +214,6 @@ func TestAttach(t *testing.T) {
 	}
 	if e := b.exit("c"); e.Code != 15 { // StdinOnce: its input ended with the session
 		t.Errorf("exit %+v, want 15", e)
-	}
-	if errs, _ := io.ReadAll(errR); !strings.HasPrefix(string(errs), "err one\n") {
-		t.Errorf("stderr %q", errs)
 	}
 }
 

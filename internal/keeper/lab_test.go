@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -282,12 +283,10 @@ func (b *bench) worker() int {
 
 // holder is the pid of a holder that has its own worker.
 func (b *bench) holder() int {
-	all := b.keepers("")
-	for _, w := range b.keepers("--worker") {
-		for _, p := range all {
-			if p.pid == w.parent {
-				return p.pid
-			}
+	workers := b.keepers("--worker")
+	for _, p := range b.keepers("") {
+		if !slices.Contains(workers, p) && slices.ContainsFunc(workers, func(w process) bool { return w.parent == p.pid }) {
+			return p.pid
 		}
 	}
 	return 0

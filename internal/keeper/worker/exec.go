@@ -99,6 +99,10 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 				return -1, wire.Errorf(wire.CodeInvalid, "exec: stream %d", n)
 			}
 			stdio[n] = files[i]
+			// Not every program can do with a descriptor that does not block.
+			if err := unix.SetNonblock(int(fdOf(files[i])), false); err != nil {
+				return -1, fmt.Errorf("exec: stream %d: %w", n, err)
+			}
 		}
 		err = invoke(c.Runtime, execLimit, x.dir, stdio, append(args, c.Key)...)
 	}

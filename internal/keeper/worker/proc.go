@@ -104,7 +104,15 @@ func cgroupDirs(path string) []string {
 	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		return []string{filepath.Join(cgroupRoot, path)}
 	}
-	dirs, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", path))
+	// A directory in which nothing is mounted is no hierarchy, whatever a runtime has put there.
+	roots, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", "cgroup.procs"))
+	var dirs []string
+	for _, root := range roots {
+		dir := filepath.Join(filepath.Dir(root), path)
+		if _, err := os.Stat(dir); err == nil {
+			dirs = append(dirs, dir)
+		}
+	}
 	return dirs
 }
 
