@@ -180,6 +180,12 @@ func (m *Manager) settle(c *containerEntry, info *engine.ContainerInfo) {
 		if info.Exit != nil {
 			unknown = *info.Exit
 		}
+		c.note(func(is pod.Container) *pod.Container {
+			if is.StartedAt.IsZero() {
+				is.StartedAt = is.CreatedAt // a crash took the true time
+			}
+			return &is
+		})
 		m.exited(c, unknown)
 	case info == nil || c.oldBoot:
 		m.exited(c, unknown)

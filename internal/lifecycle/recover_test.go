@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,41 @@ func TestRecoverContainers(t *testing.T) {
 					}
 				}
 				w.mustBeEmpty("after recovery and removal")
+			})
+		})
+	}
+}
+
+func TestStartThatNobodyRecorded(t *testing.T) {
+	for rule, c := range map[string]struct {
+		meanwhile func(*fake.Engine, pod.Key)
+		state     pod.ContainerState
+	}{
+		"it runs":          {func(*fake.Engine, pod.Key) {}, pod.ContainerRunning},
+		"it ran and ended": {func(e *fake.Engine, k pod.Key) { e.Exit(k, 7) }, pod.ContainerExited},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				m := w.start(func(o *lifecycle.Options) {
+					o.Hook = func(p lifecycle.Point) error {
+						if p == (lifecycle.Point{Op: lifecycle.OpStartContainer, Step: "started"}) {
+							runtime.Goexit()
+						}
+						return nil
+					}
+				})
+				id := createContainer(t, m, runPod(t, m, "web"), "main", "sleep")
+				if err := m.StartContainer(t.Context(), id); err == nil {
+					t.Fatal("the crash was not noticed")
+				}
+				key := keyOf(t, m, id)
+				w.stop(m)
+				c.meanwhile(w.engine, key)
+				is := stateOf(t, w.start(), id)
+				if is.State != c.state || is.StartedAt.IsZero() || is.State == pod.ContainerExited && is.ExitCode != 7 {
+					t.Errorf("%s, started %v, code %d; want %s", is.State, is.StartedAt, is.ExitCode, c.state)
+				}
 			})
 		})
 	}
