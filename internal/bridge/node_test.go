@@ -153,8 +153,13 @@ func (n *node) left() string {
 		found, _ := filepath.Glob(filepath.Join(n.state, pattern))
 		leases = append(leases, found...)
 	}
-	links := run(n.t, "", "ip", "-br", "link")
-	return fmt.Sprintf("leases %v\nlinks %s\nrules %s", leases, links, run(n.t, "", "nft", "-s", "list", "ruleset"))
+	var links []string
+	for _, l := range strings.Split(run(n.t, "", "ip", "-o", "link"), "\n") {
+		if fields := strings.Fields(l); len(fields) > 1 {
+			links = append(links, fields[1]) // the rest says how far its pod has come up
+		}
+	}
+	return fmt.Sprintf("leases %v\nlinks %v\nrules %s", leases, links, run(n.t, "", "nft", "-s", "list", "ruleset"))
 }
 
 // netNS is a network namespace of the test.

@@ -133,12 +133,12 @@ func (s *segment) addPortChains(c *nftables.Conn) {
 		s.rule(c, ports, isFamily(f), l4proto(), load(f.dst, f.size, reg32_00+1), dport(reg32_00+1+uint32(f.size/4)), dnat(f, exact))
 		s.rule(c, ports, isFamily(f), l4proto(), dport(reg32_00+1), dnat(f, anyAddr))
 	}
-	for name, hook := range map[string]*nftables.ChainHook{
-		"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput,
+	for _, chain := range []*nftables.Chain{
+		{Name: "prerouting", Hooknum: nftables.ChainHookPrerouting},
+		{Name: "output", Hooknum: nftables.ChainHookOutput},
 	} {
-		chain := c.AddChain(&nftables.Chain{
-			Name: name, Table: s.table(), Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest,
-		})
+		chain.Table, chain.Type, chain.Priority = s.table(), nftables.ChainTypeNAT, nftables.ChainPriorityNATDest
+		c.AddChain(chain)
 		s.rule(c, chain, daddrIsLocal(), verdict(expr.VerdictJump, ports.Name))
 	}
 }

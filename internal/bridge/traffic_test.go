@@ -146,6 +146,7 @@ func newOutside(t testing.TB) *outside {
 	for _, c := range []struct{ ns, link, v4, v6 string }{
 		{"", "uplink", o.nodeV4, o.nodeV6}, {o.name, "eth0", o.v4, o.v6},
 	} {
+		run(t, c.ns, "sysctl", "-q", "-w", "net.ipv6.conf."+c.link+".accept_dad=0") // its second is not ours to wait
 		run(t, c.ns, "ip", "addr", "add", c.v4+"/24", "dev", c.link)
 		run(t, c.ns, "ip", "addr", "add", c.v6+"/64", "dev", c.link, "nodad")
 		run(t, c.ns, "ip", "link", "set", c.link, "up")
