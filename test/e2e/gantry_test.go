@@ -18,7 +18,7 @@ func TestCommandLineFromPullToRemoval(t *testing.T) {
 	contains(t, "images", n.Gantry("images"), "busybox")
 	leavesNothing(t, n)
 	manifest := writeManifest(n, "web", ref, `["sh", "-c", "echo hello; exec sleep 100000"]`, "")
-	n.Gantry("run", "-f", manifest)
+	n.Gantry("run", "--dir", n.Root+"/pods", "-f", manifest)
 	contains(t, "pods", n.Gantry("pods"), "web")
 	contains(t, "ps", n.Gantry("ps"), "main")
 	n.Eventually("the log has its line", func() bool { return strings.Contains(n.Gantry("logs", "web/main"), "hello") })
@@ -38,7 +38,7 @@ func TestRunWaitsAndPassesTheExitCodeOn(t *testing.T) {
 	ref := warm(t, n)
 	leavesNothing(t, n)
 	manifest := writeManifest(n, "job", ref, `["sh", "-c", "echo done; exit 6"]`, "restartPolicy: Never")
-	out, err := n.GantryCommand(n.Context(), "run", "--rm", "--wait", "-f", manifest).CombinedOutput()
+	out, err := n.GantryCommand(n.Context(), "run", "--rm", "--wait", "--dir", n.Root+"/pods", "-f", manifest).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 6 {
 		t.Errorf("run --wait: %v, want exit code 6", err)
