@@ -21,6 +21,14 @@ func (s *Store) mount(key string, layers []layerRecord) error {
 	if len(layers) == 0 {
 		m.lowers = []string{filepath.Join(m.dir, "empty")}
 	}
+	if err := s.mountWith(m.mount); err != nil {
+		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), err)
+	}
+	return nil
+}
+
+// mountWith runs mount on a thread whose working directory is that of the layers.
+func (s *Store) mountWith(mount func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread cannot be given back
@@ -29,14 +37,11 @@ func (s *Store) mount(key string, layers []layerRecord) error {
 			err = unix.Chdir(s.dir(layersDir))
 		}
 		if err == nil {
-			err = m.mount()
+			err = mount()
 		}
 		result <- err
 	}()
-	if err := <-result; err != nil {
-		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), err)
-	}
-	return nil
+	return <-result
 }
 
 // overlay is a mount to be made; its paths are relative to the working directory.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -167,35 +168,51 @@ func (s *Store) record(d *described, layers []*layer) *record {
 	return r
 }
 
-// fetch gets layer i of d, unless it is here or on its way.
+// fetch gets layer i of d from its registry, unless it is here or on its way.
 func (s *Store) fetch(ctx context.Context, session *remote.Session, d *described, i int, notify func(pod.LayerProgress)) (*layer, error) {
-	name, desc := layerName(d.diffIDs[i]), d.layers[i]
+	desc := d.layers[i]
+	l, err := s.obtain(ctx, d.diffIDs[i], notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+		ctx, abort := context.WithCancel(ctx)
+		defer abort()
+		blob := session.Blob(ctx, desc, func(done int64) {
+			notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: done, Total: desc.Size})
+		})
+		defer func() { _ = blob.Close() }()
+		return s.unpack(ctx, abort, blob, d.diffIDs[i])
+	})
+	if err != nil {
+		return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(d.layers), err)
+	}
+	// of a layer that was here nobody has told yet
+	notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: desc.Size, Total: desc.Size})
+	return l, nil
+}
+
+// maker makes a layer that is not there.
+type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
+
+// obtain returns the layer with this diff id: the one that is here, the one that somebody is making,
+// or the one that make makes when it is its turn.
+func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), make maker) (*layer, error) {
 	for {
-		if l := s.layer(name); l != nil {
-			notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: desc.Size, Total: desc.Size})
-			return l, l.is(d.diffIDs[i])
+		if l := s.layer(layerName(id)); l != nil {
+			return l, l.is(id)
 		}
-		l, joined, err := s.fetches.do(ctx, name, notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+		l, joined, err := s.fetches.do(ctx, layerName(id), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
 			select {
 			case s.slots <- struct{}{}:
 				defer func() { <-s.slots }()
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
-			ctx, abort := context.WithCancel(ctx)
-			defer abort()
-			blob := session.Blob(ctx, desc, func(done int64) {
-				notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: done, Total: desc.Size})
-			})
-			defer func() { _ = blob.Close() }()
-			return s.unpack(ctx, abort, blob, d.diffIDs[i])
+			return make(ctx, notify)
 		})
 		if err == nil {
-			return l, l.is(d.diffIDs[i])
+			return l, l.is(id)
 		}
-		// another pull's attempt failed, perhaps for its own reasons: it has less right than this one
+		// another's attempt failed, perhaps for its own reasons: that says nothing about this one
 		if !joined || ctx.Err() != nil {
-			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(d.layers), err)
+			return nil, err
 		}
 	}
 }

@@ -172,7 +172,7 @@ func (s *Store) load() error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another process has this store: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	s.sync = newSyncer(lock, s.opts.NoSync, s.opts.SyncDeadline)
+	s.sync = newSyncer(func() error { return unix.Syncfs(int(lock.Fd())) }, s.opts.NoSync, s.opts.SyncDeadline)
 	if err := s.readRecords(); err != nil {
 		return err
 	}

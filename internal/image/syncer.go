@@ -3,17 +3,15 @@ package image
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 // syncer writes a file system to the disk, once for everybody who waits at the same time.
 type syncer struct {
-	file     *os.File // on the file system
+	sync     func() error // writes the whole file system out
 	off      bool
 	deadline time.Duration
 
@@ -24,8 +22,8 @@ type syncer struct {
 	err     error         // guarded by mu: of the last sync
 }
 
-func newSyncer(f *os.File, off bool, deadline time.Duration) *syncer {
-	return &syncer{file: f, off: off, deadline: deadline}
+func newSyncer(sync func() error, off bool, deadline time.Duration) *syncer {
+	return &syncer{sync: sync, off: off, deadline: deadline}
 }
 
 // dirty says that something was made which a later wait must cover.
@@ -71,7 +69,7 @@ func (s *syncer) wait(ctx context.Context) error {
 }
 
 func (s *syncer) run(covers uint64, done chan struct{}) {
-	err := unix.Syncfs(int(s.file.Fd()))
+	err := s.sync()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err = err; err == nil {
