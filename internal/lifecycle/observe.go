@@ -181,7 +181,7 @@ func (m *Manager) settle(c *containerEntry, info *engine.ContainerInfo) {
 			unknown = *info.Exit
 		}
 		c.note(func(is pod.Container) *pod.Container {
-			if is.StartedAt.IsZero() {
+			if is.State != pod.ContainerExited && is.StartedAt.IsZero() {
 				is.StartedAt = is.CreatedAt // a crash took the true time
 			}
 			return &is
