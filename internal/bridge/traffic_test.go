@@ -141,12 +141,13 @@ func newOutside(t testing.TB) *outside {
 	o := &outside{
 		netNS: newNetNS(t), nodeV4: "192.0.2.1", nodeV6: "2001:db8::1", v4: "192.0.2.2", v6: "2001:db8::2",
 	}
-	run(t, "", "ip", "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", o.name)
+	// The kernel takes its time with a veth whose ends happen to have the same index.
+	run(t, "", "ip", "link", "add", "uplink", "index", "77", "type", "veth", "peer", "name", "eth0", "netns", o.name)
 	t.Cleanup(func() { _, _ = try("", "ip", "link", "del", "uplink") })
 	for _, c := range []struct{ ns, link, v4, v6 string }{
 		{"", "uplink", o.nodeV4, o.nodeV6}, {o.name, "eth0", o.v4, o.v6},
 	} {
-		run(t, c.ns, "sysctl", "-q", "-w", "net.ipv6.conf."+c.link+".accept_dad=0") // its second is not ours to wait
+		run(t, c.ns, "sysctl", "-q", "-w", "net.ipv6.conf."+c.link+".accept_dad=0")
 		run(t, c.ns, "ip", "addr", "add", c.v4+"/24", "dev", c.link)
 		run(t, c.ns, "ip", "addr", "add", c.v6+"/64", "dev", c.link, "nodad")
 		run(t, c.ns, "ip", "link", "set", c.link, "up")

@@ -194,8 +194,12 @@ func TestHangingPlugin(t *testing.T) {
 // eventually is for what other processes do: it looks until it is so.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
+	tick, timeout := time.NewTicker(5*time.Millisecond), time.After(10*time.Second)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-timeout:
 			t.Fatalf("not so within 10s: %s", what)
 		}
 	}
