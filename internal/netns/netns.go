@@ -54,6 +54,25 @@ func Create(s Spec) error {
 	})
 }
 
+// Share makes dir, where network namespaces are to be pinned, a shared mount, as `ip netns add` does
+// when it first runs. If it did so later, it would mount the directory over itself, and no pin that
+// was there before could be removed any more.
+func Share(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("directory of network namespaces: %w", err)
+	}
+	err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) { // no mount yet
+		if err = unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", dir, err)
+	}
+	return nil
+}
+
 // Remove unpins every namespace of s, busy or not; the kernel frees one when its last process is
 // gone. What is absent is no error.
 func Remove(s Spec) error {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/lab"
@@ -220,5 +221,29 @@ func TestIsPinnedKnowsAFileFromANamespace(t *testing.T) {
 	}
 	if err := unix.Access(path, unix.F_OK); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("half-made pin stays: %v", err)
+	}
+}
+
+func TestPinsCanBeRemovedAfterIPNetnsCame(t *testing.T) {
+	s := specIn(t)
+	dir := filepath.Dir(s.Net)
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	for range 2 {
+		if err := netns.Share(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := netns.Create(s); err != nil {
+		t.Fatal(err)
+	}
+	// What `ip netns add` does first; where it fails, it binds the directory to itself.
+	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		t.Fatalf("the directory is no shared mount: %v", err)
+	}
+	if err := netns.Remove(s); err != nil {
+		t.Fatal(err)
+	}
+	if mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir)); err != nil || len(mounts) != 1 {
+		t.Errorf("%d mounts, %v, want the directory's one", len(mounts), err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/cgroup"
 	"gantry/internal/engine/native"
 	"gantry/internal/image"
@@ -70,6 +72,7 @@ func newStation(t testing.TB, runtime string) *station {
 	if s.Engine, err = native.New(s.opts); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = unix.Unmount(s.opts.NetNSDir, unix.MNT_DETACH) })
 	return s
 }
 

@@ -126,7 +126,7 @@ func New(o Options) (*Engine, error) {
 			return nil, fmt.Errorf("state of the native engine: %w", err)
 		}
 	}
-	return e, nil
+	return e, netns.Share(o.NetNSDir)
 }
 
 // Status checks the default runtime's binary and asks the keeper.
