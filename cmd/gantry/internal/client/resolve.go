@@ -116,18 +116,20 @@ func (c *Client) PodOrContainer(ctx context.Context, arg string) (Target, error)
 	p, podErr := match("pod", arg, podCandidates(list))
 	ctr, ctrErr := match("container", arg, containerCandidates(containers, pods))
 	switch {
-	case podErr == nil && ctrErr == nil && p.Id != arg && podNamed(p, arg):
+	case podErr == nil && (p.Id == arg || podNamed(p, arg)):
 		return Target{Pod: p}, nil
-	case podErr == nil && ctrErr == nil && p.Id != arg:
+	case ctrErr == nil && ctr.Id == arg:
+		return Target{Container: ctr}, nil
+	case podErr != nil && !errors.Is(podErr, errNotFound):
+		return Target{}, podErr
+	case ctrErr != nil && !errors.Is(ctrErr, errNotFound):
+		return Target{}, ctrErr
+	case podErr == nil && ctrErr == nil:
 		return Target{}, fmt.Errorf("%q is ambiguous: pod %s and container %s", arg, Short(p.Id), Short(ctr.Id))
 	case podErr == nil:
 		return Target{Pod: p}, nil
 	case ctrErr == nil:
 		return Target{Container: ctr}, nil
-	case !errors.Is(podErr, errNotFound):
-		return Target{}, podErr
-	case !errors.Is(ctrErr, errNotFound):
-		return Target{}, ctrErr
 	}
 	return Target{}, fmt.Errorf("no pod and no container %q: %w", arg, errNotFound)
 }
