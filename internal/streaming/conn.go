@@ -21,6 +21,7 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	set    *connSet
+	closed sync.Once
 }
 
 // Read cancels the context at the end of the client's bytes. A client of these protocols never
@@ -47,10 +48,14 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-func (c *conn) Close() error {
-	c.cancel()
-	c.set.remove(c)
-	return c.Conn.Close()
+// Close may be called again, which is no error: the protocol waits for a second after one.
+func (c *conn) Close() (err error) {
+	c.closed.Do(func() {
+		c.cancel()
+		c.set.remove(c)
+		err = c.Conn.Close()
+	})
+	return err
 }
 
 // closeWithin closes the connection after d unless its user does so before.
