@@ -187,41 +187,6 @@ func TestPullsAtTheSameTimeJoin(t *testing.T) {
 	}
 }
 
-func TestJoinedPullOutlivesTheOneThatBeganIt(t *testing.T) {
-	r := labimage.Registry(t, labimage.Config{})
-	ref := push(t, r, "app:1", bigImage(t))
-	gate := make(chan struct{})
-	r.SetFault(labimage.On("GET", "/blobs/", func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
-		select {
-		case <-gate:
-		case <-req.Context().Done():
-		}
-		return false
-	}))
-	s := open(t, image.Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	first, second := make(chan error, 1), make(chan error, 1)
-	go func() {
-		_, err := s.Pull(ctx, &pod.Pull{Ref: ref})
-		first <- err
-	}()
-	for r.Requests(http.MethodGet, "/blobs/") == 0 {
-		time.Sleep(time.Millisecond) // the registry is another party: there is nothing to wait on
-	}
-	go func() {
-		_, err := s.Pull(t.Context(), &pod.Pull{Ref: ref})
-		second <- err
-	}()
-	cancel()
-	if err := <-first; !errors.Is(err, context.Canceled) {
-		t.Errorf("the cancelled pull says %v", err)
-	}
-	close(gate)
-	if err := <-second; err != nil {
-		t.Errorf("the pull that went on says %v", err)
-	}
-}
-
 func TestFullDiskIsAClearErrorAndNothingIsLeft(t *testing.T) {
 	r := labimage.Registry(t, labimage.Config{})
 	ref := push(t, r, "app:1", build(t, v1.Config{}, []labimage.Entry{labimage.File("big", 0o644, noise(6<<20))}))
