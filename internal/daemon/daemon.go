@@ -54,7 +54,9 @@ func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
 		err = nil // asked to end before it had begun
 	}
 	err = errors.Join(err, s.close()) //nolint:contextcheck // ctx has ended
-	log.Info("gantry ends", "error", err)
+	if err == nil {
+		log.Info("gantry ends")
+	}
 	return err
 }
 

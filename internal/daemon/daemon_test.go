@@ -182,7 +182,7 @@ func TestRunRefuses(t *testing.T) {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
 			// What it held is free again.
-			if _, err := os.Stat(o.State); err != nil {
+			if _, err = os.Stat(o.State); err != nil {
 				return
 			}
 			lock, err := daemon.LockState(o.State, quiet)

@@ -9,9 +9,14 @@ import (
 	"gantry/internal/cgroup"
 )
 
-// mendHybrid has both ways out: the machine's, and one that touches nothing but the server.
-const mendHybrid = "boot with systemd.unified_cgroup_hierarchy=1 for cgroup v2 alone; or run the server where the v2 hierarchy is not seen: " +
-	"unshare -m sh -c 'mount --make-rprivate / && umount /sys/fs/cgroup/unified && exec gantry serve'; or use runc: gantry serve --default-runtime runc"
+// mendHybrid has the ways out: the machine's, one that hides the v2 hierarchy from the server alone,
+// and the other runtime. The namespace is kept, because the next server must find the mounts of the
+// last; its file lies on a private mount, because nsfs can't be bound to a shared one.
+const mendHybrid = "boot with systemd.unified_cgroup_hierarchy=1 for cgroup v2 alone; " +
+	"or hide the v2 hierarchy from gantry, once a boot: " +
+	"mkdir -p /run/gantry-ns && mount --bind --make-private /run/gantry-ns /run/gantry-ns && touch /run/gantry-ns/mnt && " +
+	"unshare --mount=/run/gantry-ns/mnt umount /sys/fs/cgroup/unified, and start every server there: nsenter --mount=/run/gantry-ns/mnt gantry serve; " +
+	"or use runc: gantry serve --default-runtime runc"
 
 func checkCgroup(_ context.Context, n *node) []Finding {
 	fs, err := cgroup.Open(filepath.Join("/", n.Root, cgroup.DefaultRoot))
