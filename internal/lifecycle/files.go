@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 
 	"gantry/internal/atomicfile"
 	"gantry/internal/engine"
@@ -59,7 +60,30 @@ func (m *Manager) writeFiles(_ context.Context, p *podEntry) error {
 }
 
 func (m *Manager) removeFiles(_ context.Context, p *podEntry) error {
-	if err := os.RemoveAll(p.files.Dir); err != nil {
+	return removeDir(p.files.Dir)
+}
+
+// removeDir removes a pod's directory, but never what is mounted below it: an engine that could not
+// unmount has something there that is not ours to delete.
+func removeDir(dir string) error {
+	for _, name := range []string{"resolv.conf", "hosts", "hostname"} {
+		_ = os.Remove(filepath.Join(dir, name))
+	}
+	if err := os.Remove(dir); err == nil || os.IsNotExist(err) { // the usual case: nothing else is there
+		return nil
+	}
+	path, err := filepath.EvalSymlinks(dir) // as mountinfo names it
+	if err != nil {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(path))
+	if err != nil {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("remove pod directory: %s is mounted: %w", mounts[0].Mountpoint, errdefs.ErrFailedPrecondition)
+	}
+	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/pod"
 )
@@ -107,6 +108,42 @@ func TestHostNetworkPodIsNotAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.mustBeEmpty("of a pod on the host's network")
+}
+
+// TestWhatIsMountedBelowAPodIsNotDeleted mounts a tmpfs: it needs root.
+func TestWhatIsMountedBelowAPodIsNotDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.start()
+		id := runPod(t, m, "web")
+		sb, err := m.Pod(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(w.dir, "state", "pods", string(sb.Spec.Key), "engine", "shm")
+		if err = os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err = unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal("mount:", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		precious := filepath.Join(dir, "precious")
+		if err = os.WriteFile(precious, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.RemovePod(t.Context(), id); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%v; want ErrFailedPrecondition that names the mount", err)
+		}
+		if !exists(precious) {
+			t.Error("what was mounted is deleted")
+		}
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Minute) // of the bubble's clock
+		w.mustBeEmpty("once nothing is mounted")
+	})
 }
 
 func TestUnknownHandlerNamesItself(t *testing.T) {

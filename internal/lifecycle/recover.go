@@ -221,7 +221,7 @@ func (m *Manager) collect(ctx context.Context) {
 		if key := pod.Key(e.Name()); m.index.podByKey(key) != nil || m.foreign[key] != nil {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(m.podsDir(), e.Name())); err != nil {
+		if err := removeDir(filepath.Join(m.podsDir(), e.Name())); err != nil {
 			m.log.Warn("a pod directory that no record names was not removed", "error", err)
 		}
 	}
