@@ -54,7 +54,7 @@ func (s *segment) ensureBridge(mtu int, subnets []netip.Prefix) error {
 	if known && !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return !slices.Contains(s.base.subnets, p) }) {
 		return nil
 	}
-	if err := overlap(h, s.name, subnets); err != nil {
+	if err = overlap(h, s.name, subnets); err != nil {
 		return err
 	}
 	if link, err = s.ownBridge(h, link, mtu); err != nil {

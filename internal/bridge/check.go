@@ -15,11 +15,9 @@ import (
 // gantry mends by itself when it connects a pod say so.
 func Check(ctx context.Context) ([]string, error) {
 	var found []string
-	for name, sysctl := range map[string]string{
-		"ipv4/ip_forward":          "net.ipv4.ip_forward",
-		"ipv6/conf/all/forwarding": "net.ipv6.conf.all.forwarding",
-	} {
+	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 		if value, err := readSysctl(name); err == nil && value == "0" {
+			sysctl := "net." + strings.ReplaceAll(name, "/", ".")
 			found = append(found, sysctl+" is 0: nothing is forwarded; gantry sets it to 1 with the first pod, `sysctl -w "+sysctl+"=1` does so now")
 		}
 	}

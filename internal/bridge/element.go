@@ -22,7 +22,7 @@ func (s *segment) openPorts(rules []portRule) error {
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	if err := s.addElements(c, rules); err != nil {
+	if err = s.addElements(c, rules); err != nil {
 		return err
 	}
 	err = c.Flush()

@@ -71,7 +71,7 @@ func (l leases) create(addr netip.Addr, id attachmentID) error {
 		return fmt.Errorf("lease: %w", err)
 	}
 	_, err = fmt.Fprintf(f, "%s\n%s\n%s\n", l.boot, id.Container, id.IfName)
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		_ = os.Remove(f.Name())
 		return fmt.Errorf("lease: %w", err)
 	}

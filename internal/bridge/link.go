@@ -58,7 +58,7 @@ func (s *segment) connect(rec *record, netns string, w *wire) (net.HardwareAddr,
 	attrs.Name, attrs.MTU = rec.Link, w.mtu
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace = rec.IfName, mac, netlink.NsFd(int(ns.Fd()))
-	if err := h.LinkAdd(veth); err != nil {
+	if err = h.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("make veth %s in %s: %w", rec.IfName, netns, err)
 	}
 	host, err := h.LinkByName(rec.Link)

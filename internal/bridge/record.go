@@ -57,7 +57,7 @@ func (s *segment) load() error {
 		return fmt.Errorf("attachments: %w", err)
 	}
 	for _, e := range entries {
-		if err := s.loadRecord(filepath.Join(s.dir, e.Name())); err != nil {
+		if err = s.loadRecord(filepath.Join(s.dir, e.Name())); err != nil {
 			return err
 		}
 	}

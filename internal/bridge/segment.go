@@ -45,7 +45,7 @@ type base struct {
 
 // add connects a pod. After an error nothing of it is left.
 func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *pluginConf) (res *types100.Result, err error) {
-	if err := s.remove(id); err != nil {
+	if err = s.remove(id); err != nil {
 		return nil, fmt.Errorf("remove what is there: %w", err)
 	}
 	defer func() {
@@ -61,7 +61,7 @@ func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *
 	if err != nil {
 		return nil, err
 	}
-	if err := context.Cause(ctx); err != nil {
+	if err = context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	mac, err := s.connect(rec, netns, &wire{bridge: index, mtu: conf.MTU, subnets: subnets})
@@ -106,7 +106,7 @@ func (s *segment) reserve(ctx context.Context, id attachmentID, conf *pluginConf
 	if err != nil {
 		return nil, 0, err
 	}
-	if err := s.claims.check(rules); err != nil {
+	if err = s.claims.check(rules); err != nil {
 		return nil, 0, err
 	}
 	rec := s.newRecord(id)

@@ -99,13 +99,13 @@ func ask(t testing.TB, ns, network, to string, wait time.Duration) (who string, 
 	t.Helper()
 	var answer string
 	err = in(t, ns, func() error {
-		c, err := net.DialTimeout(network, to, wait)
-		if err != nil {
-			return err
+		c, dialErr := net.DialTimeout(network, to, wait)
+		if dialErr != nil {
+			return dialErr
 		}
 		defer func() { _ = c.Close() }()
-		answer, err = exchange(c, wait)
-		return err
+		answer, dialErr = exchange(c, wait)
+		return dialErr
 	})
 	if err != nil {
 		return "", netip.Addr{}, err

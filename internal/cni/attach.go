@@ -45,11 +45,11 @@ func (n *Network) Attach(ctx context.Context, a *Attachment) (*pod.Network, erro
 	}
 	n.setLive(a.Key, true)
 	if n.known(a.Key) {
-		if err := n.detach(ctx, a); err != nil {
+		if err = n.detach(ctx, a); err != nil {
 			return nil, fmt.Errorf("detach before attaching anew: %w", err)
 		}
 	}
-	if err := os.WriteFile(n.idFile(a.Key), nil, 0o600); err != nil {
+	if err = os.WriteFile(n.idFile(a.Key), nil, 0o600); err != nil {
 		n.setLive(a.Key, false)
 		return nil, fmt.Errorf("attach network: %w", err)
 	}
@@ -105,7 +105,7 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(a.NetNS); err != nil {
+	if _, gone := os.Stat(a.NetNS); gone != nil {
 		rt.NetNS = ""
 	}
 	cached, err := n.cni.GetCachedAttachments(string(a.Key))
