@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,20 +193,27 @@ func TestVanishedClient(t *testing.T) {
 				return c.exec(ctx, req)
 			}}
 			s := start(t, b, streaming.Options{})
-			e := connect(t, execAddress(t, s, c.req))
-			ctx, vanish := context.WithCancel(t.Context())
+			address, vanish := between(t, execAddress(t, s, c.req))
+			e := connect(t, address)
+			ctx, give := context.WithCancel(t.Context())
+			defer give()
 			done := make(chan error, 1)
+			in := &endless{ctx: ctx}
 			o := remotecommand.StreamOptions{Stdout: blocked{ctx}}
 			if c.req.GetStdin() {
-				o.Stdin = endless{ctx}
+				o.Stdin = in
 			}
 			go func() { done <- e.StreamWithContext(ctx, o) }()
 			<-began
+			if c.req.GetStdin() && !eventually(in.stuck) {
+				t.Error("input that nobody takes is not held back")
+			}
 			vanish()
-			<-done
 			if !eventually(func() bool { return b.running.Load() == 0 }) {
 				t.Error("the process outlives its client")
 			}
+			give()
+			<-done
 		})
 	}
 }
@@ -219,9 +227,26 @@ func (b blocked) Write([]byte) (int, error) {
 }
 
 // endless gives bytes as long as its client is there.
-type endless struct{ ctx context.Context }
+type endless struct {
+	ctx    context.Context
+	reads  atomic.Int64
+	seen   int64 // reads, when stuck was asked last
+	steady int   // how often it was asked since they were more
+}
 
-func (e endless) Read(p []byte) (int, error) { return len(p), e.ctx.Err() }
+func (e *endless) Read(p []byte) (int, error) {
+	e.reads.Add(1)
+	return len(p), e.ctx.Err()
+}
+
+// stuck says whether nobody has read for a while.
+func (e *endless) stuck() bool {
+	n := e.reads.Load()
+	if e.steady++; n != e.seen || n == 0 {
+		e.seen, e.steady = n, 0
+	}
+	return e.steady > 20
+}
 
 func TestCloseEndsStreams(t *testing.T) {
 	began := make(chan struct{})
@@ -233,7 +258,9 @@ func TestCloseEndsStreams(t *testing.T) {
 	s := start(t, b, streaming.Options{})
 	e := connect(t, execAddress(t, s, &cri.ExecRequest{Stdout: true}))
 	done := make(chan error, 1)
-	go func() { done <- e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: io.Discard}) }()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	go func() { done <- e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard}) }()
 	<-began
 	if err := s.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -241,6 +268,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	if n := b.running.Load(); n != 0 {
 		t.Error("Close returned before the backend did")
 	}
+	leave()
 	<-done
 }
 
