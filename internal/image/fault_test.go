@@ -124,7 +124,7 @@ func TestPassingFaultsAreMended(t *testing.T) {
 func TestAbsentAndUnreachable(t *testing.T) {
 	r := labimage.Registry(t, labimage.Config{})
 	push(t, r, "app:1", bigImage(t))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func ociTar(t *testing.T, img v1.Image, spoil func(name string, data []byte) []b
 		if spoil != nil {
 			data = spoil(rel, data)
 		}
-		if err := tw.WriteHeader(&tar.Header{Name: rel, Mode: 0o644, Size: int64(len(data))}); err != nil {
+		if err = tw.WriteHeader(&tar.Header{Name: rel, Mode: 0o644, Size: int64(len(data))}); err != nil {
 			return err
 		}
 		_, err = tw.Write(data)

@@ -66,16 +66,16 @@ func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id dig
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	if err := os.Chmod(tmp, 0o755); err != nil {
+	if err = os.Chmod(tmp, 0o755); err != nil {
 		return nil, fmt.Errorf("stage layer: %w", err)
 	}
 	sum, err := stream(ctx, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
 		verified := &verifier{r: tar, digester: id.Algorithm().Digester()}
-		sum, err := unpack.Layer(ctx, tmp, verified, s.opts.Limits)
-		if err != nil {
-			return sum, err
+		content, broken := unpack.Layer(ctx, tmp, verified, s.opts.Limits)
+		if broken != nil {
+			return content, broken
 		}
-		return sum, verified.end(id)
+		return content, verified.end(id)
 	})
 	if err != nil {
 		return nil, err

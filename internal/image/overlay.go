@@ -80,7 +80,7 @@ func (m *overlay) mountByDescriptor() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	if err = unix.FsconfigCreate(fs); err != nil {
 		return err
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)

@@ -54,7 +54,8 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth,
 		return "", err
 	}
 	names := []string{named.String(), reference.TrimNamed(named).String() + "@" + desc.Digest.String()}
-	if id, ok, err := s.adopt(desc, names); ok || err != nil {
+	id, known, err := s.adopt(desc, names)
+	if known || err != nil {
 		return id, err
 	}
 	d, err := s.describe(ctx, session, desc)
@@ -66,7 +67,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth,
 	for _, l := range d.layers {
 		bytes += l.Size
 	}
-	id, err := s.assemble(ctx, d, names, func(ctx context.Context, i int) (*layer, error) {
+	id, err = s.assemble(ctx, d, names, func(ctx context.Context, i int) (*layer, error) {
 		return s.fetch(ctx, session, d, i, notify)
 	})
 	if err != nil {

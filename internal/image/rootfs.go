@@ -83,7 +83,7 @@ func (s *Store) prepare(key, imageID string) (_ string, err error) {
 func (s *Store) claim(key, imageID string) (info *rootInfo, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if info := s.containers[key]; info != nil {
+	if info = s.containers[key]; info != nil {
 		return info, false, nil
 	}
 	r, err := s.index.find(imageID)

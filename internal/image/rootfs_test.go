@@ -227,16 +227,16 @@ func TestWebImageAnswers(t *testing.T) {
 		name  string
 		minor uint32
 	}{{"null", 3}, {"urandom", 9}} {
-		if err := unix.Mknod(filepath.Join(rootfs, "dev", dev.name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, dev.minor))); err != nil {
+		if err = unix.Mknod(filepath.Join(rootfs, "dev", dev.name), unix.S_IFCHR|0o666, int(unix.Mkdev(1, dev.minor))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for fd, name := range []string{"stdin", "stdout", "stderr"} {
-		if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), filepath.Join(rootfs, "dev", name)); err != nil {
+		if err = os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), filepath.Join(rootfs, "dev", name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.Mount("proc", filepath.Join(rootfs, "proc"), "proc", 0, ""); err != nil {
+	if err = unix.Mount("proc", filepath.Join(rootfs, "proc"), "proc", 0, ""); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(filepath.Join(rootfs, "proc"), unix.MNT_DETACH) }()
@@ -244,7 +244,7 @@ func TestWebImageAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(got.Config.Entrypoint[0], got.Config.Entrypoint[1:]...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), got.Config.Entrypoint[0], got.Config.Entrypoint[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: rootfs}
 	cmd.Dir = "/"
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -253,7 +253,7 @@ func TestWebImageAnswers(t *testing.T) {
 	}
 	defer func() { _ = out.Close() }()
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Signal(unix.SIGTERM); _ = cmd.Wait() }()
@@ -273,11 +273,11 @@ func getPage(t *testing.T, url string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
+		var resp *http.Response
+		if resp, err = http.DefaultClient.Do(req); err == nil {
 			defer func() { _ = resp.Body.Close() }()
-			page, err := io.ReadAll(resp.Body)
-			return string(page), err
+			page, broken := io.ReadAll(resp.Body)
+			return string(page), broken
 		}
 		select {
 		case <-ctx.Done():

@@ -196,7 +196,7 @@ func (s *Store) removeStrays() error {
 	for _, e := range entries {
 		if s.layers[e.Name()] == nil {
 			s.log.Info("layer that nothing refers to is removed", slog.String("layer", e.Name()))
-			if err := s.discard(s.layerPath(e.Name())); err != nil {
+			if err = s.discard(s.layerPath(e.Name())); err != nil {
 				return err
 			}
 		}

@@ -139,7 +139,7 @@ func TestPulledImageRunsFromItsRootfs(t *testing.T) {
 	if !strings.Contains(read(t, rootfs, "etc/passwd"), "gantry:x:1000") {
 		t.Error("passwd is not the image's")
 	}
-	if err := os.WriteFile(filepath.Join(rootfs, "etc/passwd"), []byte("changed"), 0o600); err != nil {
+	if err = os.WriteFile(filepath.Join(rootfs, "etc/passwd"), []byte("changed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	again, err := s.Prepare(t.Context(), "c1", id)

@@ -5,6 +5,7 @@ package labimage
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -183,7 +184,7 @@ func busybox() ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := exec.Command(binary, "--list").Output()
+	list, err := exec.CommandContext(context.Background(), binary, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("busybox --list: %w", err)
 	}
@@ -265,7 +266,7 @@ func Web() (v1.Image, error) {
 
 // Program are the entries of a dynamically linked program and the libraries that it names.
 func Program(binary string) ([]Entry, error) {
-	out, err := exec.Command("ldd", binary).Output()
+	out, err := exec.CommandContext(context.Background(), "ldd", binary).Output()
 	if err != nil {
 		return nil, fmt.Errorf("ldd %s: %w", binary, err)
 	}

@@ -1,6 +1,7 @@
 package labimage
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -59,17 +60,18 @@ func Serve(c Config) (*Server, error) {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"
 	}
-	l, err := net.Listen("tcp", c.Listen)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", c.Listen)
 	if err != nil {
 		return nil, err
 	}
-	store := ranges(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	quiet := log.New(io.Discard, "", 0) //nolint:forbidigo // the registry and net/http take no slog.Logger
+	store := ranges(registry.New(registry.Logger(quiet)))
 	s := &Server{Host: l.Addr().String(), requests: make(map[string]int), auth: c.Auth}
 	s.direct = httptest.NewServer(store)
 	s.public = httptest.NewUnstartedServer(s.handler(store))
 	_ = s.public.Listener.Close()
 	s.public.Listener = l
-	s.public.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.public.Config.ErrorLog = quiet
 	if c.TLS {
 		s.public.TLS = demand(c.ClientCAs)
 		s.public.StartTLS()

@@ -177,7 +177,7 @@ func (t *tree) whiteout(base string) error {
 	err := unix.Fstatat(t.parent, gone, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		if err := unix.Mknodat(t.parent, gone, unix.S_IFCHR, 0); err != nil {
+		if err = unix.Mknodat(t.parent, gone, unix.S_IFCHR, 0); err != nil {
 			return fmt.Errorf("whiteout: %w", err)
 		}
 		return nil

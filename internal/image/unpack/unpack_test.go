@@ -128,7 +128,7 @@ func umoci(t *testing.T, data []byte) string {
 	if err := p.AppendImage(img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "x"})); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("umoci", "unpack", "--image", filepath.Join(dir, "oci")+":x", filepath.Join(dir, "bundle"))
+	cmd := exec.CommandContext(t.Context(), "umoci", "unpack", "--image", filepath.Join(dir, "oci")+":x", filepath.Join(dir, "bundle"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("umoci (Debian package umoci): %v: %s", err, out)
 	}
@@ -323,20 +323,21 @@ func TestSparseFilesStaySparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, format := range []string{"gnu", "posix"} {
-		data, err := exec.Command("tar", "-c", "--sparse", "--format="+format, "-C", dir, "sparse").Output()
+		var data, got []byte
+		data, err = exec.CommandContext(t.Context(), "tar", "-c", "--sparse", "--format="+format, "-C", dir, "sparse").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
 		root := t.TempDir()
-		if _, err := unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{}); err != nil {
+		if _, err = unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{}); err != nil {
 			t.Fatal(err)
 		}
-		got, err := os.ReadFile(filepath.Join(root, "sparse"))
+		got, err = os.ReadFile(filepath.Join(root, "sparse"))
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: content differs, %v", format, err)
 		}
 		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(root, "sparse"), &st); err != nil || st.Blocks*512 > 1<<20 {
+		if err = unix.Stat(filepath.Join(root, "sparse"), &st); err != nil || st.Blocks*512 > 1<<20 {
 			t.Errorf("%s: the file takes %d bytes, %v", format, st.Blocks*512, err)
 		}
 	}
@@ -350,7 +351,7 @@ func TestHugeHoleIsRefused(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "huge"), 1<<40); err != nil {
 		t.Fatal(err)
 	}
-	data, err := exec.Command("tar", "-c", "--sparse", "-C", dir, "huge").Output()
+	data, err := exec.CommandContext(t.Context(), "tar", "-c", "--sparse", "-C", dir, "huge").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
