@@ -149,6 +149,35 @@ func TestParallelAddsGetDistinctAddresses(t *testing.T) {
 	}
 }
 
+// TestTwoProcessesNeverGiveOneAddress has two of them on one state directory, as when a server is
+// started before the old one has ended.
+func TestTwoProcessesNeverGiveOneAddress(t *testing.T) {
+	n := newNode(t)
+	other := *n
+	other.restart()
+	var wg sync.WaitGroup
+	pods := make([]*testPod, 12)
+	for i := range pods {
+		pods[i] = newPod(t)
+		process := []*node{n, &other}[i%2]
+		wg.Go(func() {
+			if err := process.tryAdd(pods[i]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := make(map[netip.Addr]bool)
+	for _, p := range pods {
+		for _, ip := range p.ips {
+			if seen[ip] {
+				t.Errorf("%s was given twice", ip)
+			}
+			seen[ip] = true
+		}
+	}
+}
+
 func TestCrashLeftoversAreCollected(t *testing.T) {
 	n := newNode(t)
 	keep := n.add(newPod(t, port{8080, 80, "tcp", ""}))
