@@ -119,8 +119,11 @@ func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := handshake(ctx, conn, wire.OpWatch); err != nil {
+	if _, _, err := ask(ctx, conn, wire.OpWatch, nil, nil); err != nil {
 		_ = conn.Close()
+		if errors.Is(err, errBroken) {
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+		}
 		return nil, fmt.Errorf("watch the keeper: %w", err)
 	}
 	events := make(chan Event)
@@ -147,29 +150,6 @@ func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
 		}
 	}()
 	return events, nil
-}
-
-// handshake sends a request without a body and waits for its answer.
-func handshake(ctx context.Context, conn *wire.Conn, op string) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	if err := conn.Send(&wire.Frame{ID: 1, Op: op}); err != nil {
-		return lost(ctx, err)
-	}
-	f, fds, err := conn.Receive()
-	wire.CloseAll(fds)
-	if err != nil {
-		return lost(ctx, err)
-	}
-	return classed(f.Err())
-}
-
-// lost is the error of a connection that broke, or the end of the context that broke it.
-func lost(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return fmt.Errorf("the keeper's connection was lost: %w (%w)", errdefs.ErrUnavailable, err)
 }
 
 // classed gives an error from the keeper its class.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -113,6 +114,22 @@ func TestExecIsKilledWithItsChildren(t *testing.T) {
 	}
 }
 
+// resize sets a terminal's size by its master.
+func resize(t *testing.T, master *os.File, rows, columns uint16) {
+	t.Helper()
+	rc, err := master.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ioctlErr error
+	err = rc.Control(func(fd uintptr) {
+		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
+	if err = errors.Join(err, ioctlErr); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestExecOnATerminal(t *testing.T) {
 	b := newBench(t)
 	b.run("c", container{script: idle})
@@ -121,16 +138,8 @@ func TestExecOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Console.Close() }()
-	rc, err := s.Console.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rc.Control(func(fd uintptr) {
-		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 111})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(s.Console, "go\n"); err != nil {
+	resize(t, s.Console, 33, 111)
+	if _, err = io.WriteString(s.Console, "go\n"); err != nil {
 		t.Fatal(err)
 	}
 	out, _ := io.ReadAll(s.Console) // ends with EIO when the terminal's last process has
@@ -247,16 +256,8 @@ func TestAttachToATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = w.Close()
-	rc, err := s.Stdin.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rc.Control(func(fd uintptr) {
-		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 44, Col: 122})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(s.Stdin, "go\n"); err != nil {
+	resize(t, s.Stdin, 44, 122)
+	if _, err = io.WriteString(s.Stdin, "go\n"); err != nil {
 		t.Fatal(err)
 	}
 	out, err := io.ReadAll(r)

@@ -3,6 +3,7 @@ package keeper_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -47,7 +48,7 @@ func (c *checker) file(path string) {
 	r := bufio.NewReaderSize(f, 1<<20)
 	for {
 		line, err := r.ReadSlice('\n')
-		if err == io.EOF && len(line) == 0 {
+		if errors.Is(err, io.EOF) && len(line) == 0 {
 			return
 		}
 		if err != nil {
@@ -81,7 +82,7 @@ func TestKilledWorkerLosesNothing(t *testing.T) {
 			req := b.run("writer", c)
 			n := kills(t)
 			for i := range n {
-				time.Sleep(time.Duration(rand.IntN(12_000)) * time.Microsecond) // a random moment
+				<-time.After(time.Duration(rand.IntN(12_000)) * time.Microsecond) // a random moment
 				b.kill(b.worker)
 				if i%20 == 19 { // the log is rotated as the kubelet does, in the middle of it all
 					old := fmt.Sprintf("%s.%d", req.LogPath, i)

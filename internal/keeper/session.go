@@ -56,7 +56,7 @@ func (c *Client) Exec(ctx context.Context, req *Exec) (*Session, error) {
 	if req.TTY {
 		if len(fds) != 1 {
 			wire.CloseAll(fds)
-			_ = s.Kill()
+			_ = s.Kill() //nolint:contextcheck // also when ctx has ended
 			return nil, fmt.Errorf("exec in container %s: its terminal was lost with the keeper's worker: %w", req.Key, errdefs.ErrAborted)
 		}
 		s.Console = file(fds[0], "console")
@@ -66,7 +66,7 @@ func (c *Client) Exec(ctx context.Context, req *Exec) (*Session, error) {
 		wire.CloseAll(fds)
 		return s.conn, err
 	}
-	go s.await(func() {})
+	go s.await(func() {}) //nolint:contextcheck // the session outlives the request
 	return s, nil
 }
 
@@ -101,7 +101,7 @@ func (c *Client) Attach(ctx context.Context, req *Attach) (*Session, error) {
 		wire.CloseAll(fds)
 		return s.conn, err
 	}
-	go s.await(func() { wire.CloseAll(kept) })
+	go s.await(func() { wire.CloseAll(kept) }) //nolint:contextcheck // the session outlives the request
 	return s, nil
 }
 
@@ -142,27 +142,7 @@ func (s *Session) open(ctx context.Context, op string, body any, files []int) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &wire.Frame{ID: 1, Op: op}
-	if err := f.SetBody(body); err != nil {
-		_ = conn.Close()
-		return nil, nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	err = conn.Send(f, files...)
-	var fds []int
-	if err == nil {
-		f, fds, err = conn.Receive()
-	}
-	switch {
-	case err != nil && ctx.Err() != nil:
-		err = context.Cause(ctx)
-	case err != nil:
-		err = errBroken
-	case f.Err() != nil:
-		wire.CloseAll(fds)
-		err = classed(f.Err())
-	}
+	f, fds, err := ask(ctx, conn, op, body, files)
 	if err != nil {
 		_ = conn.Close()
 		return nil, nil, err
@@ -173,6 +153,33 @@ func (s *Session) open(ctx context.Context, op string, body any, files []int) (*
 		_ = conn.Close()
 	}
 	s.conn = conn
+	return f, fds, nil
+}
+
+// ask sends a request and receives its answer; errBroken when there was none.
+func ask(ctx context.Context, conn *wire.Conn, op string, body any, files []int) (*wire.Frame, []int, error) {
+	f := &wire.Frame{ID: 1, Op: op}
+	if err := f.SetBody(body); err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	err := conn.Send(f, files...)
+	var fds []int
+	if err == nil {
+		f, fds, err = conn.Receive()
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, nil, context.Cause(ctx)
+	case errors.Is(err, wire.ErrFrame):
+		return nil, nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	case err != nil:
+		return nil, nil, errBroken
+	case f.Err() != nil:
+		wire.CloseAll(fds)
+		return nil, nil, classed(f.Err())
+	}
 	return f, fds, nil
 }
 

@@ -122,7 +122,7 @@ func after(pidfd int) wire.Exit {
 		if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
 			return status(unix.WaitStatus(info.Exit_code), time.Now())
 		}
-		time.Sleep(wait)
+		<-time.After(wait) // the kernel does not tell when
 	}
 	return unknown()
 }

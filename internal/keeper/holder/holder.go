@@ -142,7 +142,8 @@ func (h *holder) takeLock() error {
 	if err != nil {
 		return fmt.Errorf("lock state directory: %w", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	deadline := time.After(10 * time.Second)
+	for {
 		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			h.lock = fd
@@ -152,8 +153,10 @@ func (h *holder) takeLock() error {
 			_ = c.Close()
 			return fmt.Errorf("a keeper already runs on %s", h.opt.StateDir)
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			return fmt.Errorf("lock state directory %s: %w", h.opt.StateDir, err)
+		case <-time.After(10 * time.Millisecond): // a lock that is freed tells nobody who may give up
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (h *holder) workerEnded(link *wire.Conn) {
 		log.Printf("upgrade: %v", h.reexec())
 	}
 	if h.crashes > 10 {
-		time.Sleep(min(time.Duration(h.crashes-10)*10*time.Millisecond, time.Second))
+		<-time.After(min(time.Duration(h.crashes-10)*10*time.Millisecond, time.Second))
 	}
 	for {
 		err := h.startWorker()
@@ -72,7 +72,7 @@ func (h *holder) workerEnded(link *wire.Conn) {
 			return
 		}
 		log.Print(err)
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(100 * time.Millisecond) // out of processes or memory: it may pass
 	}
 }
 

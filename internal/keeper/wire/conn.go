@@ -63,14 +63,15 @@ func (c *Conn) Send(f *Frame, fds ...int) error {
 	var sendErr error
 	err = c.rc.Write(func(fd uintptr) bool {
 		for len(data) > 0 {
-			n, err := unix.SendmsgN(int(fd), data, oob, nil, unix.MSG_NOSIGNAL)
+			var n int
+			n, sendErr = unix.SendmsgN(int(fd), data, oob, nil, unix.MSG_NOSIGNAL)
 			switch {
-			case errors.Is(err, unix.EAGAIN):
+			case errors.Is(sendErr, unix.EAGAIN):
+				sendErr = nil
 				return false
-			case errors.Is(err, unix.EINTR):
+			case errors.Is(sendErr, unix.EINTR):
 				continue
-			case err != nil:
-				sendErr = err
+			case sendErr != nil:
 				return true
 			}
 			data, oob = data[n:], nil

@@ -67,7 +67,7 @@ func Decode(data []byte) (f *Frame, files, used int, err error) {
 	}
 	f = new(Frame)
 	if err := json.Unmarshal(data[headSize:headSize+n], f); err != nil {
-		return nil, 0, 0, fmt.Errorf("%w: %v", ErrFrame, err)
+		return nil, 0, 0, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
 	return f, int(data[3]), headSize + n, nil
 }

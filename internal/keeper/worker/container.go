@@ -150,13 +150,13 @@ func (c *container) prepare() error {
 	for _, name := range c.outputs() {
 		if !c.TTY && missing(string(name)) {
 			fd, err := c.fifo(string(name), unix.O_RDWR|unix.O_NONBLOCK)
-			if err := add(string(name), fd, err); err != nil {
+			if err = add(string(name), fd, err); err != nil {
 				return err
 			}
 		}
 		if stage := string(name) + stageSuffix; missing(stage) {
 			fd, err := newStage(stage)
-			if err := add(stage, fd, err); err != nil {
+			if err = add(stage, fd, err); err != nil {
 				return err
 			}
 		}
@@ -170,13 +170,13 @@ func (c *container) prepare() error {
 	}
 	if c.Stdin && !c.TTY && missing(fileStdin) && !c.stdinClosed() {
 		fd, err := c.fifo("stdin", unix.O_RDWR|unix.O_NONBLOCK)
-		if err := add(fileStdin, fd, err); err != nil {
+		if err = add(fileStdin, fd, err); err != nil {
 			return err
 		}
 	}
 	if c.LogPath != "" && missing(fileLog) {
 		fd, fresh, err := openLog(c.LogPath)
-		if err := add(fileLog, fd, err); err != nil {
+		if err = add(fileLog, fd, err); err != nil {
 			return err
 		}
 		c.MadeLog = c.MadeLog || fresh

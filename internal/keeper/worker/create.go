@@ -145,7 +145,7 @@ func withConsole(dir string, command func(socket string) error, got func(master 
 		return fmt.Errorf("console socket: %w", err)
 	}
 	defer done()
-	if err := command(address); err != nil {
+	if err = command(address); err != nil {
 		return err
 	}
 	master, err := wire.ReceiveOne(listener)

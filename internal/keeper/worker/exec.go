@@ -64,7 +64,7 @@ func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, maste
 	}
 	x = w.newSession(execSaved{ID: req.ID, Key: req.Key})
 	x.cgroup = c.CgroupPath
-	if err := os.MkdirAll(x.dir, 0o700); err != nil {
+	if err = os.MkdirAll(x.dir, 0o700); err != nil {
 		return nil, -1, fmt.Errorf("exec directory: %w", err)
 	}
 	w.mu.Lock()
@@ -79,7 +79,7 @@ func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, maste
 
 func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (master int, err error) {
 	process := filepath.Join(x.dir, "process.json")
-	if err := os.WriteFile(process, req.Process, 0o600); err != nil {
+	if err = os.WriteFile(process, req.Process, 0o600); err != nil {
 		return -1, fmt.Errorf("exec process: %w", err)
 	}
 	pidFile := filepath.Join(x.dir, "pid")
@@ -100,7 +100,7 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 			}
 			stdio[n] = files[i]
 			// Not every program can do with a descriptor that does not block.
-			if err := unix.SetNonblock(int(fdOf(files[i])), false); err != nil {
+			if err = unix.SetNonblock(int(fdOf(files[i])), false); err != nil {
 				return -1, fmt.Errorf("exec: stream %d: %w", n, err)
 			}
 		}
@@ -125,7 +125,7 @@ func (x *session) claim() error {
 	if err != nil {
 		return fmt.Errorf("record exec: %w", err)
 	}
-	if err := atomicfile.Write(filepath.Join(x.dir, execRecord), data, 0o600); err != nil {
+	if err = atomicfile.Write(filepath.Join(x.dir, execRecord), data, 0o600); err != nil {
 		return fmt.Errorf("record exec: %w", err)
 	}
 	m := wire.Claim{Key: execKey + x.ID, Pid: x.Pid, Dir: x.dir}

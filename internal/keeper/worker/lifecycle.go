@@ -29,7 +29,7 @@ func (w *Worker) start(key string) error {
 		return nil
 	}
 	if phase == phaseCreated {
-		if err := c.save(phaseStarting); err != nil {
+		if err = c.save(phaseStarting); err != nil {
 			return err
 		}
 	}

@@ -157,7 +157,7 @@ func killCgroup(path string, sig syscall.Signal) {
 		if len(pids) == 0 || sig != unix.SIGKILL {
 			return
 		}
-		time.Sleep(time.Millisecond) // a killed process leaves its cgroup when it is reaped
+		<-time.After(time.Millisecond) // a killed process leaves its cgroup when it is reaped
 	}
 }
 
