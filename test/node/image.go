@@ -1,6 +1,9 @@
 package node
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -31,4 +34,29 @@ func Busybox(t testing.TB) string {
 		t.Fatalf("push busybox: %v", err)
 	}
 	return ref
+}
+
+// MirrorDockerHub makes docker.io/library/busybox:1.36, which the examples use, come from the
+// registry of the tests.
+func (n *Node) MirrorDockerHub() {
+	n.t.Helper()
+	s, err := registry()
+	if err != nil {
+		n.t.Fatalf("registry: %v", err)
+	}
+	img, err := labimage.Busybox()
+	if err != nil {
+		n.t.Fatalf("make busybox: %v", err)
+	}
+	if _, err = s.Push("library/busybox:1.36", img); err != nil {
+		n.t.Fatalf("push busybox: %v", err)
+	}
+	dir := filepath.Join(n.Root, "certs.d", "docker.io")
+	if err = os.MkdirAll(dir, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	hosts := fmt.Sprintf("server = \"http://%[1]s\"\n[host.\"http://%[1]s\"]\ncapabilities = [\"pull\", \"resolve\"]\n", s.Host)
+	if err = os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
 }
