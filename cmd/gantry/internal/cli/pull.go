@@ -31,7 +31,7 @@ func (a *app) pullCommand() *cobra.Command {
 			return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				for _, ref := range args {
 					if err := a.pull(ctx, c, ref, auth); err != nil {
-						return fmt.Errorf("pull %s: %w", ref, err)
+						return err // the server names the image
 					}
 				}
 				return nil

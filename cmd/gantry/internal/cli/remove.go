@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/cmd/gantry/internal/client"
+	"gantry/cmd/gantry/internal/manifest"
 )
 
 func (a *app) stopCommand() *cobra.Command {
@@ -26,12 +27,15 @@ func (a *app) stopCommand() *cobra.Command {
 					if t.Container != nil {
 						return stopContainer(ctx, c, t.Container.Id, grace)
 					}
+					if !cmd.Flags().Changed("time") {
+						return stopPod(ctx, c, t.Pod.Id, graceOf(t.Pod, grace))
+					}
 					return stopPod(ctx, c, t.Pod.Id, grace)
 				})
 			})
 		},
 	}
-	cmd.Flags().DurationVarP(&grace, "time", "t", 10*time.Second, "grace period")
+	cmd.Flags().DurationVarP(&grace, "time", "t", 10*time.Second, "grace period; unset, that of the pod's manifest goes before it")
 	return cmd
 }
 
@@ -73,6 +77,15 @@ func (a *app) rmCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also what still runs, killing it at once")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "all pods")
 	return cmd
+}
+
+// graceOf is the grace period that the pod's manifest gave.
+func graceOf(p *v1.PodSandbox, otherwise time.Duration) time.Duration {
+	d, err := time.ParseDuration(p.Annotations[manifest.AnnotationGrace])
+	if err != nil || d < 0 {
+		return otherwise
+	}
+	return d
 }
 
 func stopContainer(ctx context.Context, c *client.Client, id string, grace time.Duration) error {

@@ -24,7 +24,7 @@ func (r *runner) image(ctx context.Context, c manifest.Container) error {
 		return fmt.Errorf("image %s is not there and imagePullPolicy is Never", spec.Image)
 	case c.Pull == core.PullAlways || have == nil:
 		if _, err = r.client.Images.PullImage(ctx, spec, nil, r.pod.Sandbox); err != nil {
-			return fmt.Errorf("pull %s: %w", spec.Image, err)
+			return err // the server names the image
 		}
 		if have, err = r.lookUp(ctx, spec); err != nil {
 			return err

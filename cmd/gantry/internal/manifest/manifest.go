@@ -25,6 +25,9 @@ import (
 // AnnotationDirectory names, on a pod that `gantry run` made, the directory of its logs and volumes.
 const AnnotationDirectory = "gantry.run/directory"
 
+// AnnotationGrace is the pod's terminationGracePeriodSeconds, where its manifest has one, as a duration.
+const AnnotationGrace = "gantry.run/grace"
+
 // Options are what a manifest does not say.
 type Options struct {
 	UID        string // where the manifest has none
@@ -186,6 +189,7 @@ func (b *builder) meta() error {
 	b.out.Grace = 30 * time.Second
 	if s := in.Spec.TerminationGracePeriodSeconds; s != nil {
 		b.out.Grace = time.Duration(*s) * time.Second
+		annotations[AnnotationGrace] = b.out.Grace.String()
 	}
 	return b.ports()
 }
