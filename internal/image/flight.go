@@ -24,7 +24,27 @@ type flight[V any] struct {
 	err     error // set before done is closed
 
 	mu        sync.Mutex
-	listeners []func(pod.LayerProgress) // guarded by mu
+	listeners []*listener // guarded by mu
+}
+
+// listener is a caller's progress function until the caller leaves.
+type listener struct {
+	mu   sync.Mutex
+	call func(pod.LayerProgress) // guarded by mu; nil when the caller left
+}
+
+func (l *listener) hear(p pod.LayerProgress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.call != nil {
+		l.call(p)
+	}
+}
+
+func (l *listener) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.call = nil
 }
 
 // notify tells every caller of the flight how far a layer is.
@@ -33,17 +53,19 @@ func (f *flight[V]) notify(p pod.LayerProgress) {
 	listeners := f.listeners
 	f.mu.Unlock()
 	for _, l := range listeners {
-		l(p)
+		l.hear(p)
 	}
 }
 
 // do runs try, or joins the attempt for key that is under way. When ctx ends do returns its error; the
 // last who waited for an attempt cancels it and returns when it has ended, so that nothing is left.
-// Listen may be nil.
+// Listen may be nil; it is not called after do returned.
 func (f *flights[K, V]) do(ctx context.Context, key K, listen func(pod.LayerProgress),
 	try func(context.Context, func(pod.LayerProgress)) (V, error),
 ) (value V, joined bool, err error) {
-	fl, joined, err := f.enter(ctx, key, listen, try)
+	l := &listener{call: listen}
+	defer l.leave()
+	fl, joined, err := f.enter(ctx, key, l, try)
 	if err != nil {
 		return value, false, err
 	}
@@ -58,7 +80,7 @@ func (f *flights[K, V]) do(ctx context.Context, key K, listen func(pod.LayerProg
 	}
 }
 
-func (f *flights[K, V]) enter(ctx context.Context, key K, listen func(pod.LayerProgress),
+func (f *flights[K, V]) enter(ctx context.Context, key K, l *listener,
 	try func(context.Context, func(pod.LayerProgress)) (V, error),
 ) (fl *flight[V], joined bool, err error) {
 	f.mu.Lock()
@@ -78,11 +100,9 @@ func (f *flights[K, V]) enter(ctx context.Context, key K, listen func(pod.LayerP
 		go f.fly(run, key, fl, try)
 	}
 	fl.waiters++
-	if listen != nil {
-		fl.mu.Lock()
-		fl.listeners = append(fl.listeners[:len(fl.listeners):len(fl.listeners)], listen)
-		fl.mu.Unlock()
-	}
+	fl.mu.Lock()
+	fl.listeners = append(fl.listeners[:len(fl.listeners):len(fl.listeners)], l)
+	fl.mu.Unlock()
 	return fl, joined, nil
 }
 

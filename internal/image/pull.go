@@ -152,7 +152,11 @@ func (s *Store) assemble(ctx context.Context, d *described, names []string, get 
 	}
 	s.commit.Lock()
 	defer s.commit.Unlock()
-	return d.id, s.publish(s.record(d, layers), names)
+	r := s.record(d, layers)
+	if err := r.decode(); err != nil {
+		return "", err
+	}
+	return d.id, s.publish(r, names)
 }
 
 // record makes the record of an image, or takes over the names that it has already.

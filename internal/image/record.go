@@ -29,6 +29,17 @@ type record struct {
 	// Annotations are the manifest's.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Pulled      time.Time         `json:"pulled"`
+
+	decoded *ocispec.Image // Config
+}
+
+// decode makes r ready for use.
+func (r *record) decode() error {
+	r.decoded = new(ocispec.Image)
+	if err := json.Unmarshal(r.Config, r.decoded); err != nil {
+		return fmt.Errorf("config of image %s: %w", r.ID, err)
+	}
+	return nil
 }
 
 // layerRecord names a layer's directory and what it holds.
@@ -43,8 +54,7 @@ type layerRecord struct {
 }
 
 func (r *record) image(pinned func(string) bool) *pod.Image {
-	var config ocispec.Image
-	_ = json.Unmarshal(r.Config, &config) // was checked before the record was made
+	config := r.decoded
 	img := &pod.Image{
 		ID:          r.ID,
 		Tags:        slices.Clone(r.Tags),
@@ -186,5 +196,5 @@ func (s *Store) readRecord(path string) (*record, error) {
 			return nil, err
 		}
 	}
-	return &r, nil
+	return &r, r.decode()
 }

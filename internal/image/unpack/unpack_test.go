@@ -311,11 +311,11 @@ func TestSparseFilesStaySparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, off := range []int64{0, 3 << 20, 9<<20 + 100} {
-		if _, err := f.WriteAt([]byte("data"), off); err != nil {
+		if _, err = f.WriteAt([]byte("data"), off); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(f.Truncate(16<<20), f.Close()); err != nil {
+	if err = errors.Join(f.Truncate(16<<20), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(f.Name())
