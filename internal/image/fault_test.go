@@ -166,6 +166,31 @@ func TestCancelledPullLeavesNothing(t *testing.T) {
 	wantNothingLeft(t, root)
 }
 
+func TestCloseEndsPullsAndLeavesNothing(t *testing.T) {
+	r := labimage.Registry(t, labimage.Config{})
+	ref := push(t, r, "app:1", bigImage(t))
+	r.SetFault(inLayers(labimage.Stall()))
+	root := t.TempDir()
+	s := open(t, image.Options{Root: root})
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	go func() {
+		_, err := s.Pull(t.Context(), &pod.Pull{Ref: ref, Progress: func(pod.LayerProgress) { once.Do(func() { close(begun) }) }})
+		ended <- err
+	}()
+	<-begun
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errdefs.IsUnavailable(err) {
+		t.Errorf("the pull says %v", err)
+	}
+	wantNothingLeft(t, root)
+	if _, err := s.Pull(t.Context(), &pod.Pull{Ref: ref}); !errdefs.IsUnavailable(err) {
+		t.Errorf("a pull after Close says %v", err)
+	}
+}
+
 func TestPullsAtTheSameTimeJoin(t *testing.T) {
 	r := labimage.Registry(t, labimage.Config{})
 	shared := []labimage.Entry{labimage.File("shared", 0o644, noise(400_000))}

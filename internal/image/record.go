@@ -2,6 +2,7 @@ package image
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -154,6 +156,9 @@ func (s *Store) readRecords() error {
 	for _, e := range entries {
 		path := filepath.Join(s.dir(imagesDir), e.Name())
 		r, err := s.readRecord(path)
+		if err != nil && !errdefs.IsDataLoss(err) {
+			return fmt.Errorf("read image record %s: %w", path, err)
+		}
 		if err != nil {
 			s.log.Warn("image record is not usable and is removed", slog.String("path", path), slog.Any("error", err))
 			if err := os.Remove(path); err != nil {
@@ -176,6 +181,8 @@ func (s *Store) readRecords() error {
 	return nil
 }
 
+// readRecord reads one record. ErrDataLoss says that it is of no use; a disk that cannot be read says
+// nothing about it.
 func (s *Store) readRecord(path string) (*record, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -183,18 +190,25 @@ func (s *Store) readRecord(path string) (*record, error) {
 	}
 	var r record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
 	}
 	if got := digest.FromBytes(r.Config).String(); got != r.ID || s.recordPath(r.ID) != path {
-		return nil, fmt.Errorf("it is named %q, calls itself %q and holds %q", filepath.Base(path), r.ID, got)
+		return nil, fmt.Errorf("it is named %q, calls itself %q and holds %q: %w", filepath.Base(path), r.ID, got, errdefs.ErrDataLoss)
 	}
 	for _, l := range r.Layers {
 		if err := checkName(l.Name); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
 		}
-		if _, err := os.Lstat(s.layerPath(l.Name)); err != nil {
+		_, err := os.Lstat(s.layerPath(l.Name))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("layer %s is missing: %w", l.Name, errdefs.ErrDataLoss)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
-	return &r, r.decode()
+	if err := r.decode(); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
+	return &r, nil
 }
