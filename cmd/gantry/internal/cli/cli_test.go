@@ -12,8 +12,10 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/cmd/gantry/internal/cli"
+	"gantry/cmd/gantry/internal/client"
 	"gantry/internal/cri"
 	"gantry/internal/streaming"
 )
@@ -109,5 +111,55 @@ func TestPortForward(t *testing.T) {
 	cancel()
 	if code := <-done; code != 0 {
 		t.Errorf("port-forward: exit code %d", code)
+	}
+}
+
+func TestInterruptEndsThePod(t *testing.T) {
+	for name, tt := range map[string]struct {
+		flag string
+		left bool
+	}{"--wait stops it": {"--wait", true}, "--rm removes it": {"--rm", false}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			endpoint, stop := start(t, dir)
+			defer stop()
+			manifest := filepath.Join(dir, "pod.yaml")
+			text := "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: 'x:1', command: ['out:up']}]}\n"
+			if err := os.WriteFile(manifest, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				defer cancel() // once the container runs, or when nothing came
+				_, _ = bufio.NewReader(r).ReadString('\n')
+			}()
+			args := []string{"--endpoint", endpoint, "run", tt.flag, "-f", manifest, "--dir", filepath.Join(dir, "pods")}
+			if code := cli.Main(ctx, args, cli.Stdio{In: os.Stdin, Out: w, Err: os.Stderr}); code != 130 {
+				t.Errorf("exit code %d", code)
+			}
+			_ = w.Close()
+			c, err := client.Connect(t.Context(), endpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close(t.Context()) }()
+			pods, err := c.Runtime.ListPodSandbox(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.left != (len(pods) == 1) {
+				t.Errorf("left: %v", pods)
+			}
+			for _, p := range pods {
+				if p.State == v1.PodSandboxState_SANDBOX_READY {
+					t.Errorf("still runs: %v", p)
+				}
+			}
+		})
 	}
 }
