@@ -154,11 +154,26 @@ func TestSignals(t *testing.T) {
 
 func TestOOMKillIsReported(t *testing.T) {
 	b := newBench(t)
-	req := b.run("hungry", container{script: `exec tail /dev/zero`, memory: 16 << 20})
-	_ = req
 	// tail keeps the last lines of its input in memory; /dev/zero is one endless line.
+	b.run("hungry", container{script: `exec tail /dev/zero`, memory: 16 << 20})
 	if e := b.exit("hungry"); e.Code != 137 || !e.OOMKilled {
 		t.Errorf("exit %+v, want 137, OOMKilled", e)
+	}
+}
+
+func TestOOMKillThatTheContainerSurvives(t *testing.T) {
+	b := newBench(t)
+	events, err := b.Watch(b.context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.run("c", container{script: "tail /dev/zero; while ! [ -e /shared/go ]; do sleep 0.01; done", memory: 16 << 20})
+	if e := <-events; e.Key != "c" || e.Exit != nil {
+		t.Errorf("event %+v, want an OOM kill that is no exit", e)
+	}
+	b.touch("go")
+	if e := <-events; e.Exit == nil || e.Exit.Code != 0 || e.Exit.OOMKilled {
+		t.Errorf("event %+v, want a plain exit", e)
 	}
 }
 
@@ -297,19 +312,56 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// slow returns a runtime whose create waits until something is written to gate.
+func (b *bench) slow() (runtime keeper.Runtime, gate string) {
+	b.t.Helper()
+	gate, path := filepath.Join(b.dir, "gate"), filepath.Join(b.dir, "slow-crun")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	script := "#!/bin/sh\ncase \"$*\" in *create*) read x < " + gate + ";; esac\nexec /usr/bin/crun --root " + b.crun + " \"$@\"\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	return keeper.Runtime{Path: path}, gate
+}
+
+func TestHalfMadeContainerIsDeleted(t *testing.T) {
+	b := newBench(t)
+	c := container{script: "true"}
+	c.Runtime, _ = b.slow()
+	req := b.spec("half", c)
+	ctx, cancel := context.WithCancel(b.context())
+	created := make(chan error, 1)
+	go func() {
+		_, err := b.Create(ctx, req)
+		created <- err
+	}()
+	b.eventually("OCI runtime", func() bool { return processRuns(req.Bundle) })
+	cancel()
+	if err := <-created; !errors.Is(err, context.Canceled) {
+		t.Errorf("create: %v", err)
+	}
+	b.kill(b.worker)
+	if s := b.stateOf("half"); s == nil || s.Phase != "creating" {
+		t.Errorf("state %+v", s)
+	}
+	if err := b.Delete(b.context(), "half"); err != nil {
+		t.Fatal(err)
+	}
+	if processRuns(req.Bundle) {
+		t.Error("the OCI runtime still runs")
+	}
+	if _, err := os.Stat(req.LogPath); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the log: %v", err)
+	}
+}
+
 func TestSlowRuntimeDelaysNoOther(t *testing.T) {
 	b := newBench(t)
-	gate := filepath.Join(b.dir, "gate")
-	if err := syscall.Mkfifo(gate, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	slow := filepath.Join(b.dir, "slow-crun")
-	script := "#!/bin/sh\ncase \"$*\" in *create*) read x < " + gate + ";; esac\nexec /usr/bin/crun --root " + b.crun + " \"$@\"\n"
-	if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	c := container{script: "true"}
-	c.Runtime.Path = slow
+	var gate string
+	c.Runtime, gate = b.slow()
 	req := b.spec("slow", c)
 	created := make(chan error, 1)
 	go func() {

@@ -74,6 +74,11 @@ func (c *container) make() error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
+	if c.MadeLog {
+		if err := c.save(phaseCreating); err != nil {
+			return err
+		}
+	}
 	if err := c.invokeCreate(); err != nil {
 		return err
 	}
@@ -198,7 +203,7 @@ func readPid(path string) (int, error) {
 
 // scrap removes what a create left, whatever it is.
 func (c *container) scrap() error {
-	c.w.killOrphans("create", c.Key)
+	killOrphans("create", filepath.Join(c.dir, "pid"))
 	return c.remove()
 }
 
@@ -209,17 +214,17 @@ func (c *container) remove() error {
 	if errors.As(err, &e) && e.Code == wire.CodeNotFound && c.half() {
 		err = nil // no runtime, hence nothing that it made
 	}
-	if c.half() {
-		killCgroup(c.CgroupPath, unix.SIGKILL)
-		removeCgroup(c.CgroupPath)
-		if err == nil {
-			removeMade(c.LogPath, c.MadeLog)
-		}
-	}
 	if err != nil {
 		return err
 	}
-	if !c.half() {
+	// What the runtime left: processes of a shared PID namespace, or of a create that was interrupted.
+	if len(cgroupProcesses(c.CgroupPath)) > 0 || c.half() {
+		killCgroup(c.CgroupPath, unix.SIGKILL)
+		removeCgroup(c.CgroupPath)
+	}
+	if c.half() {
+		removeMade(c.LogPath, c.MadeLog)
+	} else {
 		c.awaitEnd()
 	}
 	if err := c.release(); err != nil {

@@ -33,6 +33,11 @@ func (w *Worker) start(key string) error {
 			return err
 		}
 	}
+	if phase == phaseStarting {
+		for _, pid := range orphans("start", key) { // a dead worker's start is on its way
+			endOf(pid, 0)
+		}
+	}
 	err = invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", key)
 	if err != nil && phase == phaseStarting && !c.waitsForStart() {
 		err = nil // the start that was interrupted had been heard

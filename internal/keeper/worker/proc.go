@@ -44,38 +44,59 @@ func startTime(pid int) uint64 {
 	return s.began
 }
 
-// killOrphans ends what a dead worker's run of an OCI command on key left: the runtime and the
-// processes it forked, which still have its arguments. They are the holder's children now.
-func (w *Worker) killOrphans(command, key string) {
-	holder := os.Getppid()
-	for range 100 {
-		found := false
-		for _, pid := range processes() {
-			if s, ok := readStat(pid); !ok || s.parent != holder {
-				continue
-			}
-			line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-			args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-			if err != nil || args[len(args)-1] != key || !slices.Contains(args, command) {
-				continue
-			}
-			found = true
-			killAndWait(pid)
+// orphans are the processes of a dead worker's run of an OCI command: the runtime and what it forked
+// and did not execute yet. All the words are among their arguments; one of them is unique.
+func orphans(words ...string) []int {
+	var found []int
+	for _, pid := range processes() {
+		line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+		if err != nil {
+			continue
 		}
-		if !found {
+		args := strings.Split(string(line), "\x00")
+		if !slices.ContainsFunc(words, func(w string) bool { return !slices.Contains(args, w) }) {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// killOrphans ends them, also those that they fork meanwhile.
+func killOrphans(words ...string) {
+	for range 100 {
+		pids := orphans(words...)
+		if len(pids) == 0 {
 			return
+		}
+		for _, pid := range pids {
+			endOf(pid, unix.SIGKILL)
 		}
 	}
 }
 
-func killAndWait(pid int) {
+// endOf signals a process, where sig is not 0, and waits for its end, for two seconds at most.
+func endOf(pid int, sig syscall.Signal) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return
 	}
 	defer func() { _ = unix.Close(fd) }()
-	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	if sig != 0 {
+		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
+	}
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+}
+
+// beganBefore says whether a process began before t, and so is the one that a file of that time means.
+func beganBefore(pid int, t time.Time) bool {
+	const ticks = 100 // a second; USER_HZ is the same everywhere
+	var up unix.Timespec
+	began := startTime(pid)
+	if began == 0 || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return false
+	}
+	age := time.Duration(up.Nano()) - time.Duration(began)*(time.Second/ticks)
+	return time.Now().Add(-age).Before(t.Add(time.Second))
 }
 
 func processes() []int {

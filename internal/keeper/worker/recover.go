@@ -129,15 +129,11 @@ func (w *Worker) recoverExecs() error {
 
 // abortExec ends an exec that had begun and was not on record when its worker died.
 func (w *Worker) abortExec(dir string) error {
-	for _, pid := range processes() {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err == nil && strings.Contains(string(line), filepath.Join(dir, "process.json")) {
-			killAndWait(pid)
-		}
-	}
-	if pid, err := readPid(filepath.Join(dir, "pid")); err == nil {
-		if s, ok := readStat(pid); ok && s.parent == os.Getppid() {
-			killAndWait(pid)
+	killOrphans("exec", filepath.Join(dir, "process.json"))
+	path := filepath.Join(dir, "pid")
+	if info, err := os.Stat(path); err == nil {
+		if pid, err := readPid(path); err == nil && beganBefore(pid, info.ModTime()) {
+			endOf(pid, unix.SIGKILL)
 		}
 	}
 	return os.RemoveAll(dir)

@@ -54,6 +54,8 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 			s.mu.Unlock()
 			return true
 		}
+		// A predecessor may have died with a full stage: then nothing comes at first, and there is more.
+		before := s.st.waiting()
 		n, err := s.fill(fd)
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINTR) {
 			log.Printf("%s: read output: %v", s.log.path, err)
@@ -61,8 +63,9 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 		s.show()
 		s.append(false)
 		reached := limit >= 0 && s.st.size >= limit
+		again := n > 0 || s.st.waiting() < before || errors.Is(err, unix.EINTR)
 		s.mu.Unlock()
-		if n == 0 && !errors.Is(err, unix.EINTR) || reached {
+		if !again || reached {
 			return false
 		}
 	}

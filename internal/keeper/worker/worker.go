@@ -55,6 +55,8 @@ func Run(opt Options) error {
 	// A terminal's or a service manager's end is not the worker's: the holder would start it again.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
 	unix.CloseOnExec(4)
+	// It was executed as /proc/self/exe; people look for it by its name.
+	_ = os.WriteFile("/proc/self/comm", []byte("gantry-keeper"), 0)
 	link, err := wire.NewConn(3)
 	if err != nil {
 		return err
