@@ -99,10 +99,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: c.LogPath, CgroupPath: created.CgroupPath,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 	})
-	if err != nil {
-		return engine.Created{}, fmt.Errorf("create container: %w", err)
-	}
-	return created, nil
+	return created, err // the keeper's error says that it is the container's creation, and whose
 }
 
 // spec prepares the root file system and builds the OCI spec; the user it finds goes into r.

@@ -183,6 +183,30 @@ func TestARuntimeThatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestStatusOnHybridCgroups(t *testing.T) {
+	root := t.TempDir()
+	for _, file := range []string{"memory/cgroup.procs", "unified/cgroup.procs", "unified/cgroup.controllers"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for runtime, refused := range map[string]bool{"crun": true, "runc": false} {
+		s := newStation(t, runtime)
+		s.opts.CgroupRoot = root
+		e, err := native.New(s.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = e.Status(t.Context())
+		if errdefs.IsUnavailable(err) != refused || refused && !strings.Contains(err.Error(), "hybrid") {
+			t.Errorf("%s: %v", runtime, err)
+		}
+	}
+}
+
 func TestWhatACrashLeftOfAContainer(t *testing.T) {
 	p := newStation(t, "crun").newPod(t)
 	req := p.request("echo whole")

@@ -129,13 +129,31 @@ func New(o Options) (*Engine, error) {
 	return e, netns.Share(o.NetNSDir)
 }
 
-// Status checks the default runtime's binary and asks the keeper.
+// Status checks the default runtime's binary, asks the keeper, and checks that the runtime accepts
+// the node's cgroups.
 func (e *Engine) Status(ctx context.Context) error {
 	if err := ociruntime.Check(e.opts.Runtimes[e.opts.DefaultRuntime].Path); err != nil {
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
 	if _, err := e.opts.Keeper.List(ctx); err != nil {
 		return fmt.Errorf("keeper: %w", err)
+	}
+	return e.runsHere(ctx)
+}
+
+// runsHere says why the default runtime cannot run on this node's cgroups. crun refuses v1 with v2
+// beside it; no container would start.
+func (e *Engine) runsHere(ctx context.Context) error {
+	if e.cgroups.Mode() != cgroup.Hybrid {
+		return nil
+	}
+	f, err := e.features(ctx, e.opts.Runtimes[e.opts.DefaultRuntime].Path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	if f.Name == "crun" {
+		return fmt.Errorf("crun refuses cgroup v1 with v2 beside it at %s/unified (hybrid), gantry doctor tells the way out: %w",
+			e.opts.CgroupRoot, errdefs.ErrUnavailable)
 	}
 	return nil
 }
