@@ -207,8 +207,8 @@ func serve(t *testing.T, m *memory, in cri.Interceptors) (*grpc.ClientConn, stri
 	go func() { served <- s.Serve(ln) }()
 	t.Cleanup(func() {
 		s.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
+		if ended := <-served; ended != nil {
+			t.Error(ended)
 		}
 	})
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -76,7 +76,7 @@ func (s *Service) PullImage(ctx context.Context, req *runtime.PullImageRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.knownHandler(ctx, req.GetImage().GetRuntimeHandler()); err != nil {
+	if err = s.knownHandler(ctx, req.GetImage().GetRuntimeHandler()); err != nil {
 		return nil, err
 	}
 	id, err := s.images.PullImage(ctx, req.GetSandboxConfig().GetMetadata().GetUid(), p)

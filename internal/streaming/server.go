@@ -135,7 +135,7 @@ func (s *Server) handle(serve func(ctx context.Context, w http.ResponseWriter, r
 		defer s.calls.done()
 		go c.watch()
 		req, ok := s.tokens.take(r.PathValue("token"))
-		if !ok || !serve(c.ctx, w, r, req) {
+		if !ok || !serve(c.ctx, w, r, req) { //nolint:contextcheck // c.ctx ends with the connection, r.Context() with the hijacking
 			http.NotFound(w, r)
 			return
 		}

@@ -40,11 +40,14 @@ func (e exitError) String() string  { return e.Error() }
 func (e exitError) Exited() bool    { return true }
 func (e exitError) ExitStatus() int { return int(e) }
 
-// ExecInContainer runs cmd with the client's streams.
+// ExecInContainer runs cmd with the client's streams. The context that the library gives is nobody's;
+// the connection's is the session's own.
+//
+//nolint:revive,contextcheck // the signature is the library's
 func (s *session) ExecInContainer(_ context.Context, _, _, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	code, err := s.server.backend.Exec(ctx, id, &engine.Exec{Args: cmd, TTY: tty, IO: s.io(ctx, in, out, errOut, tty, resize)})
+	code, err := s.server.backend.Exec(ctx, id, &engine.Exec{Args: cmd, TTY: tty, IO: s.io(ctx, client{in, out, errOut, tty, resize})})
 	closeOutputs(out, errOut)
 	if err != nil {
 		return err
@@ -56,15 +59,19 @@ func (s *session) ExecInContainer(_ context.Context, _, _, id string, cmd []stri
 }
 
 // AttachContainer connects the client to the container's own streams.
+//
+//nolint:revive,contextcheck // the signature is the library's
 func (s *session) AttachContainer(_ context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	err := s.server.backend.Attach(ctx, id, s.io(ctx, in, out, errOut, tty, resize))
+	err := s.server.backend.Attach(ctx, id, s.io(ctx, client{in, out, errOut, tty, resize}))
 	closeOutputs(out, errOut)
 	return err
 }
 
 // PortForward connects one stream of the client to a port of the sandbox.
+//
+//nolint:contextcheck // the context of the signature is nobody's
 func (s *session) PortForward(_ context.Context, podID, _ string, port int32, stream io.ReadWriteCloser) error {
 	if !s.server.calls.begin() {
 		return net.ErrClosed
@@ -92,19 +99,28 @@ func (f forwarded) Close() error {
 	return f.Reset()
 }
 
-func (s *session) io(ctx context.Context, in io.Reader, out, errOut io.Writer, tty bool, resize <-chan remotecommand.TerminalSize) engine.IO {
+// client is what the library made of a client's connection.
+type client struct {
+	in          io.Reader
+	out, errOut io.Writer
+	tty         bool
+	resize      <-chan remotecommand.TerminalSize
+}
+
+// io keeps those streams that the request asked for.
+func (s *session) io(ctx context.Context, c client) engine.IO {
 	var e engine.IO
 	if s.stdin {
-		e.Stdin = in
+		e.Stdin = c.in
 	}
 	if s.stdout {
-		e.Stdout = out
+		e.Stdout = c.out
 	}
-	if s.stderr && !tty {
-		e.Stderr = errOut
+	if s.stderr && !c.tty {
+		e.Stderr = c.errOut
 	}
-	if tty && resize != nil {
-		e.Resize = sizes(ctx, resize)
+	if c.tty && c.resize != nil {
+		e.Resize = sizes(ctx, c.resize)
 	}
 	return e
 }
