@@ -12,6 +12,7 @@ import (
 
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
+	"gantry/internal/engine/native"
 	"gantry/internal/pod"
 )
 
