@@ -59,6 +59,8 @@ type Files struct {
 type Made struct {
 	ID    string // shown by the CRI
 	NetNS string // path of the network namespace, "" on the host network
+	// CgroupPath is the cgroup that the pod's containers will be below, "" where there is none.
+	CgroupPath string
 }
 
 // Containers makes and ends containers in a sandbox.

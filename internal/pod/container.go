@@ -1,6 +1,11 @@
 package pod
 
-import "time"
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+)
 
 // ContainerSpec is what the client asked for. It never changes after CreateContainer accepted it,
 // but for Resources, which UpdateContainerResources replaces.
@@ -84,6 +89,36 @@ type Resources struct {
 	CPUSetMems      string            `json:"cpusetMems,omitempty"`
 	HugepageLimits  []HugepageLimit   `json:"hugepageLimits,omitempty"`
 	Unified         map[string]string `json:"unified,omitempty"`
+}
+
+// With returns r changed by what u sets: the kubelet's updates may name only what changes. A zero
+// OOMScoreAdj does not change anything either.
+func (r Resources) With(u *Resources) Resources {
+	r.CPUPeriod = cmp.Or(u.CPUPeriod, r.CPUPeriod)
+	r.CPUQuota = cmp.Or(u.CPUQuota, r.CPUQuota)
+	r.CPUShares = cmp.Or(u.CPUShares, r.CPUShares)
+	r.MemoryLimit = cmp.Or(u.MemoryLimit, r.MemoryLimit)
+	r.MemorySwapLimit = cmp.Or(u.MemorySwapLimit, r.MemorySwapLimit)
+	r.OOMScoreAdj = cmp.Or(u.OOMScoreAdj, r.OOMScoreAdj)
+	r.CPUSetCPUs = cmp.Or(u.CPUSetCPUs, r.CPUSetCPUs)
+	r.CPUSetMems = cmp.Or(u.CPUSetMems, r.CPUSetMems)
+	pages := slices.Clone(u.HugepageLimits)
+	for _, old := range r.HugepageLimits {
+		if !slices.ContainsFunc(pages, func(h HugepageLimit) bool { return h.PageSize == old.PageSize }) {
+			pages = append(pages, old)
+		}
+	}
+	r.HugepageLimits = pages
+	if len(u.Unified) > 0 {
+		unified := maps.Clone(u.Unified)
+		for file, value := range r.Unified {
+			if _, ok := unified[file]; !ok {
+				unified[file] = value
+			}
+		}
+		r.Unified = unified
+	}
+	return r
 }
 
 // HugepageLimit bounds one page size, written as in "2MB" or "1GB".

@@ -129,6 +129,8 @@ type Sandbox struct {
 	// NetNS is the path of the network namespace; "" on the host network.
 	NetNS   string   `json:"netns,omitempty"`
 	Network *Network `json:"network,omitempty"` // nil before attach and after detach
+	// CgroupPath is the cgroup that the pod's containers are below; "" where the engine has none.
+	CgroupPath string `json:"cgroup,omitempty"`
 	// Step is the last step of the list that was begun, for recovery and for `gantry inspect`.
 	Step string `json:"step,omitempty"`
 }

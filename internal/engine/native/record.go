@@ -37,7 +37,7 @@ type sandboxRecord struct {
 }
 
 func (r *sandboxRecord) made(key pod.Key) engine.Made {
-	return engine.Made{ID: string(key), NetNS: r.Namespaces.Net}
+	return engine.Made{ID: string(key), NetNS: r.Namespaces.Net, CgroupPath: r.Cgroup}
 }
 
 // containerRecord is what later calls must know of a container. It is written before the keeper is asked.

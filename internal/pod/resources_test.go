@@ -1,0 +1,43 @@
+package pod_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gantry/internal/pod"
+)
+
+func TestResourcesWith(t *testing.T) {
+	full := pod.Resources{
+		CPUPeriod: 100000, CPUQuota: 50000, CPUShares: 512, MemoryLimit: 1 << 20, MemorySwapLimit: -1, OOMScoreAdj: 100,
+		CPUSetCPUs: "0-1", CPUSetMems: "0", HugepageLimits: []pod.HugepageLimit{{PageSize: "2MB", Limit: 1}},
+		Unified: map[string]string{"memory.high": "10"},
+	}
+	for _, c := range []struct {
+		rule   string
+		update pod.Resources
+		want   func(*pod.Resources)
+	}{
+		{"what is zero stays", pod.Resources{}, func(*pod.Resources) {}},
+		{"CPUs alone leave the rest", pod.Resources{CPUSetCPUs: "1"}, func(r *pod.Resources) { r.CPUSetCPUs = "1" }},
+		{"a quota may be lifted", pod.Resources{CPUQuota: -1}, func(r *pod.Resources) { r.CPUQuota = -1 }},
+		{"page sizes are merged by size", pod.Resources{HugepageLimits: []pod.HugepageLimit{{PageSize: "1GB", Limit: 2}}},
+			func(r *pod.Resources) {
+				r.HugepageLimits = []pod.HugepageLimit{{PageSize: "1GB", Limit: 2}, {PageSize: "2MB", Limit: 1}}
+			}},
+		{"unified settings are merged by file", pod.Resources{Unified: map[string]string{"memory.low": "5"}},
+			func(r *pod.Resources) { r.Unified = map[string]string{"memory.high": "10", "memory.low": "5"} }},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			want := full
+			c.want(&want)
+			if d := cmp.Diff(want, full.With(&c.update)); d != "" {
+				t.Error(d)
+			}
+			if len(full.Unified) != 1 || len(full.HugepageLimits) != 1 {
+				t.Error("the old resources were changed")
+			}
+		})
+	}
+}
