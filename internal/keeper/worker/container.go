@@ -39,8 +39,9 @@ type saved struct {
 
 // container is one container in the worker's hands.
 type container struct {
-	w   *Worker
-	dir string
+	w         *Worker
+	dir       string
+	recovered bool // made by a worker that died, some command of which may still run
 
 	mu     sync.Mutex
 	saved             // guarded by mu

@@ -209,6 +209,9 @@ func (c *container) scrap() error {
 
 // remove takes a container away: at the runtime, its processes, its descriptors, its directory.
 func (c *container) remove() error {
+	if c.recovered {
+		awaitOrphans("delete", c.Key)
+	}
 	err := invoke(c.Runtime, deleteLimit, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
 	var e *wire.Error
 	if errors.As(err, &e) && e.Code == wire.CodeNotFound && c.half() {

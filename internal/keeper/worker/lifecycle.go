@@ -34,9 +34,7 @@ func (w *Worker) start(key string) error {
 		}
 	}
 	if phase == phaseStarting {
-		for _, pid := range orphans("start", key) { // a dead worker's start is on its way
-			endOf(pid, 0)
-		}
+		awaitOrphans("start", key)
 	}
 	err = invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", key)
 	if err != nil && phase == phaseStarting && !c.waitsForStart() {

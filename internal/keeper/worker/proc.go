@@ -74,6 +74,13 @@ func killOrphans(words ...string) {
 	}
 }
 
+// awaitOrphans waits for the end of a command that is not to be broken off.
+func awaitOrphans(words ...string) {
+	for _, pid := range orphans(words...) {
+		endOf(pid, 0)
+	}
+}
+
 // endOf signals a process, where sig is not 0, and waits for its end, for two seconds at most.
 func endOf(pid int, sig syscall.Signal) {
 	fd, err := unix.PidfdOpen(pid, 0)

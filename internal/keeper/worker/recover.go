@@ -77,6 +77,7 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 		return nil, err
 	}
 	c := w.newContainer(s)
+	c.recovered = true
 	for name, fd := range held {
 		c.held[name] = fd
 	}
