@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 // binary builds gantry-keeper once.
 var binary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), "gantry-keeper-test-"+strconv.Itoa(os.Getpid()), "gantry-keeper")
+	path := "/run/gantry-keeper" // the lab's own, gone with it
 	out, err := exec.Command("go", "build", "-o", path, "gantry/cmd/gantry-keeper").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
