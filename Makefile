@@ -13,6 +13,13 @@ ROUNDS ?= 40
 KILLS ?= 1000
 FUZZTIME ?= 20s
 
+# What `make conformance` runs critest against. FOCUS is a regular expression of specs.
+ENGINE ?= native
+RUNTIME ?= crun
+NETWORK ?= builtin
+STREAMS ?= spdy
+FOCUS ?=
+
 export GANTRY_BIN := $(CURDIR)/bin
 export GANTRY_TOOLS := $(TOOLS)
 
@@ -51,7 +58,7 @@ unit: deps ## the packages' own tests
 
 .PHONY: e2e
 e2e: deps build tools ## the real server, crictl and a registry
-	go test -timeout 15m -p 1 $$(go list ./test/... | grep -v /test/crash)
+	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(crash|conformance)$$')
 
 .PHONY: crash-quick
 crash-quick: deps build tools
@@ -72,6 +79,11 @@ race: deps build tools ## the packages' own tests under the race detector
 .PHONY: fuzz
 fuzz: deps ## every fuzz target for FUZZTIME
 	hack/fuzz $(FUZZTIME)
+
+.PHONY: conformance
+conformance: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## critest: ENGINE=native RUNTIME=crun|runc NETWORK=builtin|cni STREAMS=spdy|websocket
+	ENGINE=$(ENGINE) RUNTIME=$(RUNTIME) NETWORK=$(NETWORK) STREAMS=$(STREAMS) FOCUS='$(FOCUS)' OUT=$(CURDIR)/.cache/conformance \
+		go test -timeout 60m -count=1 ./test/conformance -run TestCritest -v
 
 .PHONY: check
 check: lint test ## lint and test
@@ -94,6 +106,12 @@ $(TOOLS)/crictl: test/tools/go.sum
 
 $(TOOLS)/critest: test/tools/go.sum
 	cd test/tools && CGO_ENABLED=0 go test -c -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/critest
+
+$(TOOLS)/busybox: hack/busybox
+	hack/busybox $@
+
+$(TOOLS)/nonewprivs: test/conformance/standin/nonewprivs/main.go
+	CGO_ENABLED=0 go build -trimpath -o $@ ./test/conformance/standin/nonewprivs
 
 $(TOOLS)/v1alpha2: test/v1alpha2/go.sum test/v1alpha2/main.go
 	cd test/v1alpha2 && CGO_ENABLED=0 go build -trimpath -o $@ .

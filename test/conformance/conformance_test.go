@@ -1,0 +1,148 @@
+// Package conformance_test runs critest against the real server. `make conformance` builds what it
+// needs and says what to run by the environment.
+package conformance_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gantry/internal/lab"
+	"gantry/test/conformance/report"
+	"gantry/test/conformance/standin"
+	"gantry/test/node"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// run is what was asked for.
+type run struct {
+	engine, runtime, network string
+	streams                  string // "spdy" or "websocket"
+	focus                    string // regular expression of specs; "" is all
+	out                      string // directory of the reports
+}
+
+func fromEnvironment(t *testing.T) run {
+	t.Helper()
+	r := run{
+		engine: oneOf(t, "ENGINE", "native"), runtime: oneOf(t, "RUNTIME", "crun", "runc"),
+		network: oneOf(t, "NETWORK", "builtin", "cni"), streams: oneOf(t, "STREAMS", "spdy", "websocket"),
+		focus: os.Getenv("FOCUS"), out: os.Getenv("OUT"),
+	}
+	if r.out == "" {
+		t.Fatal("OUT names no directory: run `make conformance`")
+	}
+	return r
+}
+
+// oneOf is the value of a variable, which must be among known; the first of them when it is not set.
+func oneOf(t *testing.T, variable string, known ...string) string {
+	t.Helper()
+	value := os.Getenv(variable)
+	if value == "" {
+		return known[0]
+	}
+	for _, k := range known {
+		if value == k {
+			return value
+		}
+	}
+	t.Fatalf("%s=%s: must be one of %v", variable, value, known)
+	return ""
+}
+
+func (r run) name() string {
+	return r.engine + "-" + r.runtime + "-" + r.network + "-" + r.streams
+}
+
+// arguments of critest.
+func (r run) arguments(n *node.Node, junit string) []string {
+	args := []string{
+		"-runtime-endpoint", n.Endpoint(), "-runtime-handler", r.runtime,
+		"-ginkgo.junit-report", junit, "-ginkgo.no-color", "-ginkgo.v",
+	}
+	if r.streams == "websocket" {
+		args = append(args, "-websocket-exec", "-websocket-attach", "-websocket-portforward")
+	}
+	if r.focus != "" {
+		args = append(args, "-ginkgo.focus", r.focus)
+	}
+	return args
+}
+
+// TestCritest passes when every spec passes or has its cause written down.
+func TestCritest(t *testing.T) {
+	r := fromEnvironment(t)
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	base := filepath.Join(r.out, r.name())
+	n := node.Start(t, node.Options{Runtime: r.runtime, Network: r.network})
+	t.Cleanup(func() { keep(t, n.Log, base+".server.log") })
+	images, err := standin.Serve(standin.Programs{
+		Busybox: node.Tool(t, "busybox"), NoNewPrivs: node.Tool(t, "nonewprivs"),
+	}, filepath.Join(n.Root, "certs.d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(images.Close)
+
+	began := time.Now()
+	critestError := critest(t.Context(), base+".log", node.Tool(t, "critest"), r.arguments(n, base+".xml"))
+	took := time.Since(began)
+
+	specs := read(t, base+".xml", report.Parse)
+	causes := read(t, filepath.Join("..", "..", "docs", "conformance.md"), report.Causes)
+	unexplained := report.Write(os.Stdout, specs, causes)
+	fmt.Printf("%s, %v; reports: %s.{xml,log,server.log}\n", r.name(), took.Round(time.Second), base)
+	if len(specs) == 0 {
+		t.Errorf("no spec ran: %v", critestError)
+	}
+	for _, name := range unexplained {
+		t.Errorf("does not pass, and docs/conformance.md does not say why: %s", name)
+	}
+}
+
+// critest runs it and returns its error, which is one also where a spec failed.
+func critest(ctx context.Context, log, binary string, args []string) error {
+	out, err := os.Create(log)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd.Run()
+}
+
+// read reads a file with parse.
+func read[T any](t *testing.T, path string, parse func(io.Reader) (T, error)) T {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	value, err := parse(f)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return value
+}
+
+func keep(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o600)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
