@@ -88,15 +88,26 @@ func TestCrictlRemovesAnImage(t *testing.T) {
 }
 
 func TestCrictlAttachesToStdin(t *testing.T) {
-	n := node.Start(t, node.Options{})
-	ref := warm(t, n)
-	sandbox := n.Sandbox("reader")
-	config := node.Container("reader", ref, "sh", "-c", `while read word; do echo "got $word"; done; exit 4`)
-	config.Stdin, config.StdinOnce = true, true
-	pod, container := n.Launch(sandbox, config)
-	t.Cleanup(func() { n.RemovePod(pod) })
+	for _, env := range environments {
+		t.Run(env.name, func(t *testing.T) {
+			n := node.Start(t, env.options)
+			ref := warm(t, n)
+			leavesNothing(t, n)
+			config := node.Container("reader", ref, "sh", "-c", `while read word; do echo "got $word"; done; exit 4`)
+			config.Stdin, config.StdinOnce = true, true
+			pod, container := n.Launch(n.Sandbox("reader"), config)
+			converse(t, n.CrictlCommand(n.Context(), "attach", "-i", container))
+			if status := n.Ended(container); status.ExitCode != 4 {
+				t.Errorf("exit code %d after stdin was closed, want 4", status.ExitCode)
+			}
+			n.RemovePod(pod)
+		})
+	}
+}
 
-	cmd := n.CrictlCommand(n.Context(), "attach", "-i", container)
+// converse says words, hears the answers and closes stdin.
+func converse(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -121,8 +132,35 @@ func TestCrictlAttachesToStdin(t *testing.T) {
 	if err = cmd.Wait(); err != nil {
 		t.Errorf("attach: %v", err)
 	}
-	if status := n.Ended(container); status.ExitCode != 4 {
-		t.Errorf("exit code %d after stdin was closed, want 4", status.ExitCode)
+}
+
+func TestCrictlAttachesToATerminal(t *testing.T) {
+	for _, env := range environments[:2] {
+		t.Run(env.name, func(t *testing.T) {
+			n := node.Start(t, env.options)
+			ref := warm(t, n)
+			leavesNothing(t, n)
+			config := node.Container("shell", ref, "sh")
+			config.Stdin, config.Tty = true, true
+			pod, container := n.Launch(n.Sandbox("shell"), config)
+			cmd := n.CrictlCommand(n.Context(), "attach", "-it", container)
+			terminal := node.StartOnTerminal(t, cmd, 33, 77)
+			// The terminal's size arrives when it arrives.
+			if _, err := io.WriteString(terminal, "until stty size | grep '^33 77'; do sleep 0.1; done; exit 5\n"); err != nil {
+				t.Fatal(err)
+			}
+			seen, _ := io.ReadAll(terminal) // ends with EIO, as terminals do
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("attach -it: %v", err)
+			}
+			if !strings.Contains(string(seen), "\n33 77\r\n") {
+				t.Errorf("attach -it shows %q", seen)
+			}
+			if status := n.Ended(container); status.ExitCode != 5 {
+				t.Errorf("exit code %d, want 5", status.ExitCode)
+			}
+			n.RemovePod(pod)
+		})
 	}
 }
 
