@@ -40,6 +40,8 @@ type bench struct {
 	dir   string
 	log   string // of the last container
 	crun  string // state directory of crun
+
+	cgroup string // the keeper's; those of the containers are below another beside it
 }
 
 func newBench(t testing.TB) *bench {
@@ -53,7 +55,7 @@ func newBench(t testing.TB) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, state: filepath.Join(dir, "state"), dir: t.TempDir(), crun: filepath.Join(dir, "crun")}
+	b := &bench{t: t, state: filepath.Join(dir, "state"), dir: t.TempDir(), crun: filepath.Join(dir, "crun"), cgroup: lab.Cgroup(t)}
 	b.Client = b.connect(path)
 	t.Cleanup(func() {
 		if data, _ := os.ReadFile(filepath.Join(b.state, "keeper.log")); t.Failed() {
@@ -67,7 +69,7 @@ func newBench(t testing.TB) *bench {
 
 func (b *bench) connect(path string) *keeper.Client {
 	b.t.Helper()
-	c, err := keeper.Connect(context.Background(), keeper.Options{StateDir: b.state, Binary: path, CgroupPath: lab.Cgroup(b.t)})
+	c, err := keeper.Connect(context.Background(), keeper.Options{StateDir: b.state, Binary: path, CgroupPath: b.cgroup})
 	if err != nil {
 		data, _ := os.ReadFile(filepath.Join(b.state, "keeper.log"))
 		b.t.Fatalf("connect: %v\n%s", err, data)
@@ -96,6 +98,7 @@ func (b *bench) end() {
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
 	b.eventually("the keeper's end", func() bool { return len(b.keepers("")) == 0 })
+	b.eventually("empty cgroup", b.removeCgroup)
 	// An exec whose end was told just before the worker was killed stays for a minute.
 	left, _ := filepath.Glob(b.state + "/[cx]/*")
 	left = slices.DeleteFunc(left, func(path string) bool {
@@ -105,6 +108,27 @@ func (b *bench) end() {
 	if len(left) > 0 && !b.t.Failed() {
 		b.t.Errorf("left behind: %v", left)
 	}
+}
+
+// removeCgroup removes what the keeper and its containers were in; a killed process leaves it late.
+func (b *bench) removeCgroup() bool {
+	var dirs []string
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + b.cgroup + "*")
+	for _, root := range roots {
+		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+	}
+	gone := true
+	for _, dir := range slices.Backward(dirs) {
+		if !strings.Contains(dir, "/unified/") {
+			gone = os.Remove(dir) == nil && gone
+		}
+	}
+	return gone
 }
 
 func (b *bench) rootfs() {
@@ -149,7 +173,7 @@ func (b *bench) spec(key string, c container) *keeper.Create {
 		c.Runtime = keeper.Runtime{Path: "/usr/bin/crun", Args: []string{"--root", b.crun}}
 	}
 	c.Bundle = filepath.Join(b.dir, key)
-	c.CgroupPath = lab.Cgroup(b.t) + "/" + key
+	c.CgroupPath = b.cgroup + "-containers/" + key
 	if c.LogPath == "" {
 		c.LogPath = filepath.Join(b.dir, key+".log")
 	}
