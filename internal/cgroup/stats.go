@@ -1,16 +1,11 @@
 package cgroup
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"gantry/internal/pod"
 )
@@ -19,45 +14,63 @@ import (
 // page, which differs between architectures.
 const unlimited = 1 << 62
 
-// Read reads the statistics of a cgroup. What the kernel does not account stays zero. An absent
-// cgroup is errdefs.ErrNotFound.
+// Read reads the statistics of a cgroup and of everything below it. What the kernel does not account
+// stays zero. An absent cgroup is errdefs.ErrNotFound.
 func (f *FS) Read(cgroup string) (*pod.Stats, error) {
-	if err := check(cgroup); err != nil {
+	var s pod.Stats
+	if err := f.with(cgroup, func(r *reader) { f.readStats(r, cgroup, &s) }); err != nil {
 		return nil, err
 	}
-	r := reader{stats: pod.Stats{At: time.Now()}}
-	if f.mode == V2 {
-		r.readV2(filepath.Join(f.unified, cgroup))
-	} else {
-		r.readV1(f.controllers, cgroup)
+	return &s, nil
+}
+
+// with lends read a reader of its own.
+func (f *FS) with(cgroup string, read func(*reader)) error {
+	if err := check(cgroup); err != nil {
+		return err
 	}
+	r := readers.Get().(*reader)
+	defer readers.Put(r)
+	r.files, r.err = 0, nil
+	read(r)
+	r.close()
 	if r.err != nil {
-		return nil, fmt.Errorf("statistics of cgroup %s: %w", cgroup, r.err)
+		return fmt.Errorf("statistics of cgroup %s: %w", cgroup, r.err)
 	}
 	if r.files == 0 {
-		return nil, fmt.Errorf("cgroup %s: %w", cgroup, errdefs.ErrNotFound)
+		return fmt.Errorf("cgroup %s: %w", cgroup, errdefs.ErrNotFound)
 	}
-	return &r.stats, nil
+	return nil
 }
 
-// reader reads the files of one cgroup through one buffer and keeps the first error.
-type reader struct {
-	stats pod.Stats
-	files int // that exist
-	err   error
-	buf   [8192]byte
+func (f *FS) readStats(r *reader, cgroup string, s *pod.Stats) {
+	s.At = time.Now()
+	if f.mode == V2 {
+		r.readV2(filepath.Join(f.unified, cgroup), s)
+	} else {
+		r.readV1(f.v1(cgroup), s)
+	}
 }
 
-func (r *reader) readV2(dir string) {
-	s := &r.stats
-	r.keyed(dir, "cpu.stat", func(key string, value uint64) {
-		if key == "usage_usec" {
-			s.CPUUsage = time.Duration(value) * time.Microsecond
+// v1 returns what gives the directory of the cgroup in a controller's hierarchy, "" without one.
+func (f *FS) v1(cgroup string) func(controller string) string {
+	return func(controller string) string {
+		if h, ok := f.controllers[controller]; ok {
+			return filepath.Join(h, cgroup)
+		}
+		return ""
+	}
+}
+
+func (r *reader) readV2(dir string, s *pod.Stats) {
+	r.keyed(dir, "cpu.stat", func(key []byte, value uint64) {
+		if string(key) == "usage_usec" {
+			s.CPUUsage = micros(value)
 		}
 	})
 	var inactive uint64
-	r.keyed(dir, "memory.stat", func(key string, value uint64) {
-		switch key {
+	r.keyed(dir, "memory.stat", func(key []byte, value uint64) {
+		switch string(key) {
 		case "inactive_file":
 			inactive = value
 		case "anon":
@@ -72,21 +85,20 @@ func (r *reader) readV2(dir string) {
 	s.MemoryWorkingSet = less(s.MemoryUsage, inactive)
 	s.MemoryLimit = r.number(dir, "memory.max")
 	s.SwapUsage = r.number(dir, "memory.swap.current")
+	if limit, ok := r.limit(dir, "memory.swap.max"); ok {
+		s.SwapLimit = &limit
+	}
 	s.Processes = r.number(dir, "pids.current")
+	s.CPUStall = r.stall(dir, "cpu.pressure")
+	s.MemoryStall = r.stall(dir, "memory.pressure")
+	s.IOStall = r.stall(dir, "io.pressure")
 }
 
-func (r *reader) readV1(controllers map[string]string, cgroup string) {
-	s := &r.stats
-	dir := func(controller string) string {
-		if h, ok := controllers[controller]; ok {
-			return filepath.Join(h, cgroup)
-		}
-		return ""
-	}
+func (r *reader) readV1(dir func(controller string) string, s *pod.Stats) {
 	s.CPUUsage = time.Duration(r.number(dir("cpuacct"), "cpuacct.usage"))
 	var inactive uint64
-	r.keyed(dir("memory"), "memory.stat", func(key string, value uint64) {
-		switch key {
+	r.keyed(dir("memory"), "memory.stat", func(key []byte, value uint64) {
+		switch string(key) {
 		case "total_inactive_file":
 			inactive = value
 		case "total_rss":
@@ -104,6 +116,11 @@ func (r *reader) readV1(controllers map[string]string, cgroup string) {
 	if limit := r.number(dir("memory"), "memory.limit_in_bytes"); limit < unlimited {
 		s.MemoryLimit = limit
 	}
+	// This one bounds memory and swap together.
+	if both, ok := r.limit(dir("memory"), "memory.memsw.limit_in_bytes"); ok && both < unlimited {
+		swap := less(both, s.MemoryLimit)
+		s.SwapLimit = &swap
+	}
 	s.Processes = r.number(dir("pids"), "pids.current")
 }
 
@@ -114,61 +131,4 @@ func less(usage, inactive uint64) uint64 {
 	return usage - inactive
 }
 
-// number reads a file that holds one number; "max" is 0.
-func (r *reader) number(dir, name string) uint64 {
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(r.read(dir, name))), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// keyed reads a file of lines "key value".
-func (r *reader) keyed(dir, name string, each func(key string, value uint64)) {
-	for line := range bytes.Lines(r.read(dir, name)) {
-		key, value, ok := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
-		if !ok {
-			continue
-		}
-		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
-			each(string(key), n)
-		}
-	}
-}
-
-// read returns a file's content, valid until the next read. A file that is not there is empty.
-func (r *reader) read(dir, name string) []byte {
-	if dir == "" || r.err != nil {
-		return nil
-	}
-	fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		r.fail(err)
-		return nil
-	}
-	defer func() { _ = unix.Close(fd) }()
-	n := 0
-	for n < len(r.buf) {
-		more, err := unix.Read(fd, r.buf[n:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			r.fail(err)
-			return nil
-		}
-		if more == 0 {
-			r.files++
-			return r.buf[:n]
-		}
-		n += more
-	}
-	r.fail(fmt.Errorf("%s: %w", name, io.ErrShortBuffer))
-	return nil
-}
-
-func (r *reader) fail(err error) {
-	if !gone(err) {
-		r.err = err
-	}
-}
+func micros(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
