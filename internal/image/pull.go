@@ -44,7 +44,7 @@ func (s *Store) Pull(ctx context.Context, p *pod.Pull) (string, error) {
 
 func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth, notify func(pod.LayerProgress)) (string, error) {
 	began := time.Now()
-	session, err := s.remote.Open(named, auth)
+	session, err := s.remote.Open(named, auth) //nolint:contextcheck // nothing is asked of anybody yet
 	if err != nil {
 		return "", err
 	}
@@ -197,8 +197,8 @@ func (s *Store) fetch(ctx context.Context, session *remote.Session, d *described
 type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
 
 // obtain returns the layer with this diff id: the one that is here, the one that somebody is making,
-// or the one that make makes when it is its turn.
-func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), make maker) (*layer, error) {
+// or the one that create makes when it is its turn.
+func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), create maker) (*layer, error) {
 	for {
 		if l := s.layer(layerName(id)); l != nil {
 			return l, l.is(id)
@@ -210,7 +210,7 @@ func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.La
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
-			return make(ctx, notify)
+			return create(ctx, notify)
 		})
 		if err == nil {
 			return l, l.is(id)

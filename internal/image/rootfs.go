@@ -167,6 +167,7 @@ func (s *Store) forget(key string) error {
 	s.mu.Lock()
 	delete(s.containers, key)
 	s.mu.Unlock()
+	s.writable.forget(key)
 	return s.collect()
 }
 

@@ -74,6 +74,7 @@ type Store struct {
 	slots    chan struct{}
 	sync     *syncer
 	usage    usage
+	writable *walks
 	keys     keylock.Locks[string]
 	pinned   map[string]bool
 
@@ -106,6 +107,7 @@ func Open(o Options) (*Store, error) {
 		holds:      make(map[string]int),
 		containers: make(map[string]*rootInfo),
 	}
+	s.writable = newWalks(o.UsageAge, s.measureWritable)
 	if s.platform, err = matcher(o.Platform); err != nil {
 		return nil, err
 	}

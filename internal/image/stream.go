@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -62,7 +63,7 @@ var (
 func decompress(r io.Reader) (plain io.Reader, done func(), err error) {
 	br := bufio.NewReaderSize(r, pieceSize)
 	head, err := br.Peek(len(zstdMagic))
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
 	switch {
@@ -90,7 +91,7 @@ type decoded struct {
 
 func (d *decoded) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%s: %w: %w", d.kind, err, errdefs.ErrDataLoss)
 	}
 	return n, err
@@ -180,7 +181,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 		}
 		piece, ok := <-a.full
 		if !ok {
-			if a.err != io.EOF {
+			if !errors.Is(a.err, io.EOF) {
 				a.failure = a.err
 			}
 			return 0, a.err

@@ -35,7 +35,7 @@ type Entry struct {
 	Content []byte
 }
 
-// Dir, File, Link, Symlink and Whiteout are the usual entries.
+// Dir is a directory.
 func Dir(name string, mode int64) Entry {
 	return Entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimSuffix(name, "/") + "/", Mode: mode, ModTime: Epoch}}
 }

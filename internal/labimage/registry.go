@@ -64,7 +64,7 @@ func Serve(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	quiet := log.New(io.Discard, "", 0) //nolint:forbidigo // the registry and net/http take no slog.Logger
+	quiet := log.New(io.Discard, "", 0) // the registry and net/http take no slog.Logger
 	store := ranges(registry.New(registry.Logger(quiet)))
 	s := &Server{Host: l.Addr().String(), requests: make(map[string]int), auth: c.Auth}
 	s.direct = httptest.NewServer(store)

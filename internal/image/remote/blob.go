@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -53,7 +54,7 @@ func (b *blob) Read(p []byte) (int, error) {
 			b.progress(b.done)
 		}
 		switch {
-		case err == io.EOF && b.done >= b.desc.Size:
+		case errors.Is(err, io.EOF) && b.done >= b.desc.Size:
 			b.err = b.verify()
 		case err != nil:
 			b.err = b.again(err)
@@ -113,7 +114,7 @@ func (b *blob) fetch(f remotes.Fetcher, offset int64) (io.ReadCloser, error) {
 
 // again decides whether to resume after err: nil means that the next read opens a new connection.
 func (b *blob) again(err error) error {
-	if err == io.EOF { // the connection ended early but cleanly
+	if errors.Is(err, io.EOF) { // the connection ended early but cleanly
 		err = fmt.Errorf("%w after %d of %d bytes", io.ErrUnexpectedEOF, b.done, b.desc.Size)
 	}
 	err = b.watch.classify(err)

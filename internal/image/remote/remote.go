@@ -26,7 +26,7 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pelletier/go-toml/v2"
-	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus" //nolint:depguard // only to silence the library
 
 	"gantry/internal/pod"
 )
@@ -189,7 +189,7 @@ func (c *Client) attempt(ctx context.Context, try func(context.Context) error) e
 	w := c.watch(log.WithLogger(ctx, c.quiet))
 	defer w.end()
 	w.start()
-	return w.classify(try(w.ctx))
+	return w.classify(try(w.ctx)) //nolint:contextcheck // a child of ctx
 }
 
 // pause waits before the attempt after the given one.
@@ -220,8 +220,8 @@ func hostDir(root string) func(string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		var any map[string]any
-		if err := toml.Unmarshal(data, &any); err != nil {
+		var keys map[string]any
+		if err = toml.Unmarshal(data, &keys); err != nil {
 			return "", fmt.Errorf("%s: %w", filepath.Join(dir, "hosts.toml"), err)
 		}
 		return dir, nil

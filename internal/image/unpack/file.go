@@ -48,7 +48,7 @@ func (u *unpacker) content(fd int, sparse bool) (int64, error) {
 	var size, started int64
 	for more := true; more; {
 		n, err := fill(u.tr, *pooled)
-		if more = err == nil; err != nil && err != io.EOF {
+		if more = err == nil; err != nil && !errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("read content: %w", err)
 		}
 		if err := put(fd, (*pooled)[:n], size, sparse); err != nil {
