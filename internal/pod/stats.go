@@ -134,3 +134,17 @@ type Filesystem struct {
 	Inodes     uint64
 	InodesFree uint64
 }
+
+// Count adds a task in the state that the letter of proc_pid_stat(5) says; another letter adds none.
+func (s *TaskStates) Count(letter byte) {
+	switch letter {
+	case 'R':
+		s.Running++
+	case 'S', 'I':
+		s.Sleeping++
+	case 'T', 't':
+		s.Stopped++
+	case 'D':
+		s.Uninterruptible++
+	}
+}
