@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +93,44 @@ func TestShippedBinariesContainNoTestPackages(t *testing.T) {
 			t.Errorf("%s contains package testing", p.ImportPath)
 		}
 	}
+}
+
+// A test that sleeps in real time is slow where it sleeps too long and fails where it sleeps too short.
+func TestTestsSleepOnlyInBubbles(t *testing.T) {
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." {
+			return fs.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		bubbles := slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` })
+		if !bubbles && sleeps(file) {
+			t.Errorf("%s sleeps outside a testing/synctest bubble", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sleeps(file *ast.File) (found bool) {
+	ast.Inspect(file, func(n ast.Node) bool {
+		if call, ok := n.(*ast.SelectorExpr); ok && call.Sel.Name == "Sleep" {
+			pkg, _ := call.X.(*ast.Ident)
+			found = found || pkg != nil && pkg.Name == "time"
+		}
+		return !found
+	})
+	return found
 }
 
 func TestReadFloors(t *testing.T) {

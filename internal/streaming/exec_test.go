@@ -325,7 +325,7 @@ func TestAddressesExpire(t *testing.T) {
 		for range 1000 {
 			execAddress(t, s, &cri.ExecRequest{})
 		}
-		time.Sleep(61 * time.Second) //nolint:forbidigo // the bubble's clock
+		time.Sleep(61 * time.Second) // of the bubble's clock
 		if _, err := s.Exec(&cri.ExecRequest{}); err != nil {
 			t.Errorf("expired addresses still count: %v", err)
 		}
