@@ -36,7 +36,7 @@ type Features struct {
 	Name          string   // "crun", "runc"; the binary's name where it does not say
 	Version       string   // of the runtime
 	OCIVersion    string   // the highest that it accepts
-	MountOptions  []string // that it knows; nil when it does not say
+	MountOptions  []string // that it knows; where it does not say, what its version is known to have
 	SystemdCgroup bool     // it can make cgroups through systemd
 }
 
@@ -87,7 +87,19 @@ func Probe(ctx context.Context, path string) (*Features, error) {
 	if out, err := output(ctx, path, "features"); err == nil {
 		f.read(out)
 	}
+	if f.MountOptions == nil && f.Name == "crun" && since(f.Version, 1, 4) {
+		f.MountOptions = []string{"rro"}
+	}
 	return f, nil
+}
+
+// since says whether a version, such as 1.8.1, is major.minor or later.
+func since(version string, major, minor int) bool {
+	var haveMajor, haveMinor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &haveMajor, &haveMinor); n < 2 {
+		return false
+	}
+	return haveMajor > major || haveMajor == major && haveMinor >= minor
 }
 
 // read takes over what `features` printed (OCI runtime spec, features.md).

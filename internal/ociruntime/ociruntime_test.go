@@ -31,7 +31,10 @@ func TestProbe(t *testing.T) {
 		rro    bool
 	}{
 		"without the features command": {
-			script: crun, want: ociruntime.Features{Name: "crun", Version: "1.8.1", OCIVersion: "1.0.2", SystemdCgroup: true},
+			script: crun, rro: true, want: ociruntime.Features{Name: "crun", Version: "1.8.1", OCIVersion: "1.0.2", SystemdCgroup: true},
+		},
+		"from before it had recursive read-only mounts": {
+			script: strings.ReplaceAll(crun, "1.8.1", "1.3"), want: ociruntime.Features{Name: "crun", Version: "1.3", OCIVersion: "1.0.2", SystemdCgroup: true},
 		},
 		"with it": {
 			script: runc, rro: true,
