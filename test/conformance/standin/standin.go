@@ -93,7 +93,7 @@ func (p Programs) images() (map[string]v1.Image, error) {
 		tools + "test-image-tags:1":                           marked("tags"),
 		tools + "test-image-tags:2":                           marked("tags"),
 		tools + "test-image-tags:3":                           marked("tags"),
-		"pause:3.9":                                           marked("pause"),
+		"pause:3.9":                                           pause,
 	} {
 		if all[name], err = make(shell); err != nil {
 			return nil, fmt.Errorf("stand-in for %s: %w", name, err)
@@ -159,9 +159,15 @@ func user(name string) func([]labimage.Entry) (v1.Image, error) {
 
 // marked makes an image that differs from others by a file.
 func marked(name string) func([]labimage.Entry) (v1.Image, error) {
-	return func([]labimage.Entry) (v1.Image, error) {
-		return labimage.Build(v1.Config{Env: []string{path}}, []labimage.Entry{labimage.File("image", 0o644, name+"\n")})
+	return func(shell []labimage.Entry) (v1.Image, error) {
+		config := v1.Config{Env: []string{path}, Cmd: []string{"sh"}}
+		return labimage.Build(config, shell, []labimage.Entry{labimage.File("image", 0o644, name+"\n")})
 	}
+}
+
+// pause makes an image whose process waits for ever.
+func pause(shell []labimage.Entry) (v1.Image, error) {
+	return labimage.Build(v1.Config{Env: []string{path}, Entrypoint: []string{"sleep", "infinity"}}, shell)
 }
 
 const nginxConf = `daemon off;
