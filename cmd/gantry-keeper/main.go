@@ -14,6 +14,7 @@ import (
 
 	"gantry/internal/keeper/holder"
 	"gantry/internal/keeper/worker"
+	"gantry/internal/killpoint"
 )
 
 func main() {
@@ -37,7 +38,11 @@ func main() {
 	var err error
 	if *work {
 		log.SetPrefix(fmt.Sprintf("worker %d: ", os.Getpid()))
-		err = worker.Run(worker.Options{StateDir: opt.StateDir, CgroupPath: opt.CgroupPath})
+		points := killpoint.FromEnv("worker")
+		err = worker.Run(worker.Options{
+			StateDir: opt.StateDir, CgroupPath: opt.CgroupPath,
+			Hook: func(p worker.Point) { points.Reached(string(p)) },
+		})
 	} else {
 		log.SetPrefix(fmt.Sprintf("holder %d: ", os.Getpid()))
 		err = holder.Run(context.Background(), opt, announce(*ready))

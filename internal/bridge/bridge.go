@@ -37,6 +37,9 @@ type Options struct {
 	// Timeout bounds a call that hangs in the kernel, and cannot be killed; 0: ten seconds.
 	Timeout time.Duration
 	Log     *slog.Logger // nil: slog.Default()
+	// Hook, if set, is called after every part of connecting and disconnecting a pod, with its name.
+	// One that does not return is a crash there.
+	Hook func(point string)
 }
 
 // Bridge is the plugin. Its calls may come from any goroutine; those for different pods run side by side.
@@ -58,6 +61,9 @@ type attachmentID struct {
 func New(opts Options) (*Bridge, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = 10 * time.Second
+	}
+	if opts.Hook == nil {
+		opts.Hook = func(string) {}
 	}
 	if opts.Log == nil {
 		opts.Log = slog.Default()
@@ -84,7 +90,7 @@ func (b *Bridge) segment(name string) (*segment, error) {
 		return s, nil
 	}
 	s := &segment{
-		name: name, owner: b.opts.StateDir, boot: b.boot, log: b.opts.Log.With("bridge", name),
+		name: name, owner: b.opts.StateDir, boot: b.boot, log: b.opts.Log.With("bridge", name), hook: b.opts.Hook,
 		leases: leases{dir: filepath.Join(b.opts.StateDir, name, "leases"), boot: b.boot},
 		dir:    filepath.Join(b.opts.StateDir, name, "attachments"),
 	}

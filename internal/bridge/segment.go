@@ -26,6 +26,7 @@ type segment struct {
 	dir    string // of the records
 	leases leases
 	log    *slog.Logger
+	hook   func(point string) // never nil
 
 	mu      sync.Mutex
 	records map[attachmentID]*record  // guarded by mu
@@ -61,6 +62,7 @@ func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *
 	if err != nil {
 		return nil, err
 	}
+	s.hook("bridge/reserved")
 	if err = context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -68,9 +70,11 @@ func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *
 	if err != nil {
 		return nil, err
 	}
+	s.hook("bridge/connected")
 	if err := s.openPorts(rec.Ports); err != nil {
 		return nil, err
 	}
+	s.hook("bridge/ports opened")
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -136,6 +140,7 @@ func (s *segment) remove(id attachmentID) error {
 	if err := errors.Join(s.disconnect(rec), <-closed); err != nil {
 		return err
 	}
+	s.hook("bridge/disconnected")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, id)
@@ -145,6 +150,7 @@ func (s *segment) remove(id attachmentID) error {
 	if err := s.leases.release(id, rec.Addresses); err != nil {
 		return fmt.Errorf("release lease: %w", err)
 	}
+	s.hook("bridge/lease released")
 	if err := os.Remove(s.recordPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record: %w", err)
 	}

@@ -44,6 +44,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	images, err := image.Open(image.Options{
 		Root: filepath.Join(o.Root, "images"), CertsDir: o.Images.CertsDir, Pinned: o.Images.Pinned,
 		ParallelLayers: o.Images.Parallel, Log: s.log.With("component", "image"),
+		Hook: s.points.Reached,
 	})
 	if err != nil {
 		return nil, err
@@ -82,12 +83,19 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		StateDir:      o.State,
 		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
 		Log:           s.log.With("component", "lifecycle"),
+		Hook:          s.reached,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.onClose("pods", m.Close)
 	return &parts{manager: m}, nil
+}
+
+// reached is where fault tests end the server.
+func (s *server) reached(p lifecycle.Point) error {
+	s.points.Reached(p.String())
+	return nil
 }
 
 func (s *server) openJournal() (*store.Store, error) {
@@ -99,6 +107,7 @@ func (s *server) openJournal() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	journal.OnPoint(s.points.Reached)
 	s.onClose("journal", func(context.Context) error { return journal.Close() })
 	return journal, nil
 }
@@ -107,7 +116,7 @@ func (s *server) openJournal() (*store.Store, error) {
 func (s *server) openNetwork() (*cni.Network, error) {
 	n := s.opts.Network
 	log := s.log.With("component", "network")
-	builtin, err := bridge.New(bridge.Options{StateDir: filepath.Join(s.opts.State, "bridge"), Log: log})
+	builtin, err := bridge.New(bridge.Options{StateDir: filepath.Join(s.opts.State, "bridge"), Log: log, Hook: s.points.Reached})
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +176,7 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 	return native.New(native.Options{
 		Keeper: k, Rootfs: images, Runtimes: runtimes, DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
-		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary,
+		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, Hook: s.points.Reached,
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gantry/internal/config"
+	"gantry/internal/killpoint"
 	"gantry/internal/observe"
 )
 
@@ -27,6 +28,7 @@ const (
 type server struct {
 	opts    *config.Options
 	log     *slog.Logger
+	points  *killpoint.Points // nil unless a fault test has asked for them
 	closers []closer
 }
 
@@ -46,7 +48,10 @@ func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
 		return err
 	}
 	observe.Adopt(log)
-	s := &server{opts: o, log: log}
+	s := &server{opts: o, log: log, points: killpoint.FromEnv("server")}
+	if s.points.Active() {
+		log.Warn("the server will end at the points that fault tests name", "environment", killpoint.Env)
+	}
 	log.Info("gantry starts", "version", config.Version, "root", o.Root, "state", o.State, "engine", o.Engine,
 		"runtime", o.Runtime.Default, "network", o.Network.Mode)
 	err = s.run(ctx)

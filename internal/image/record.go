@@ -131,6 +131,7 @@ func (s *Store) writeRecord(r *record) error {
 	if err := write(s.recordPath(r.ID), data, 0o600); err != nil {
 		return fmt.Errorf("record of image %s: %w", r.ID, err)
 	}
+	s.opts.Hook("image/record written")
 	return nil
 }
 

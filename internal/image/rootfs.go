@@ -76,7 +76,10 @@ func (s *Store) prepare(key, imageID string) (_ string, err error) {
 	if err := s.copyRoot(filepath.Join(dir, "upper"), info.Layers); err != nil {
 		return "", err
 	}
-	return root, s.mount(key, info.Layers)
+	s.opts.Hook("rootfs/recorded")
+	err = s.mount(key, info.Layers)
+	s.opts.Hook("rootfs/mounted")
+	return root, err
 }
 
 // claim makes key refer to the image's layers, so that they stay.
@@ -111,6 +114,7 @@ func (s *Store) makeContainer(dir string, info *rootInfo) error {
 			return err
 		}
 	}
+	s.opts.Hook("rootfs/directories")
 	data, err := json.Marshal(info)
 	if err != nil {
 		return err
@@ -159,6 +163,7 @@ func (s *Store) forget(key string) error {
 	if err := unmountAll(filepath.Join(dir, "rootfs")); err != nil {
 		return err
 	}
+	s.opts.Hook("rootfs/unmounted")
 	if _, err := os.Lstat(dir); err == nil {
 		if err := s.discard(dir); err != nil {
 			return err

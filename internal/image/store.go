@@ -4,7 +4,9 @@
 // Below its root the store has
 //
 //	images/<id>.json        one record an image, the only memory; written when its layers are on the disk
-//	layers/<name>           one tree a layer, in overlayfs form, never changed once it is there
+//	layers/<name>           one tree a layer, in overlayfs form, never changed once it is there but mended
+//	trees/<name>            what that tree was when it was unpacked: see package tree
+//	damaged/<name>          says that the layer was found to differ from that
 //	containers/<key>/       a container's writable layer and the mount point of its root file system
 //	staging/                what is being made or removed; emptied when the store is opened
 //
@@ -52,11 +54,16 @@ type Options struct {
 	NoSync bool
 	// Platform is the one whose images are chosen from an index; "" is the machine's.
 	Platform string
+	// Hook, if set, is called after every change on the disk that others follow, with the change's
+	// name. One that does not return is a crash there.
+	Hook func(point string)
 }
 
 const (
 	imagesDir     = "images"
 	layersDir     = "layers"
+	treesDir      = "trees"
+	damagedDir    = "damaged"
 	containersDir = "containers"
 	stagingDir    = "staging"
 )
@@ -83,9 +90,11 @@ type Store struct {
 
 	commit sync.Mutex // held while records change on the disk
 
-	mu         sync.Mutex
-	index      index                // guarded by mu
-	layers     map[string]*layer    // guarded by mu; what is in layers/, by name
+	mu     sync.Mutex
+	index  index             // guarded by mu
+	layers map[string]*layer // guarded by mu; what is in layers/, by name
+	// damaged layers by name: true until the layer was mended, false until that is on the disk; guarded by mu
+	damaged    map[string]bool
 	holds      map[string]int       // guarded by mu; layers that running pulls need, by name
 	containers map[string]*rootInfo // guarded by mu; by key
 }
@@ -104,6 +113,7 @@ func Open(o Options) (*Store, error) {
 		pinned:     make(map[string]bool),
 		index:      newIndex(),
 		layers:     make(map[string]*layer),
+		damaged:    make(map[string]bool),
 		holds:      make(map[string]int),
 		containers: make(map[string]*rootInfo),
 	}
@@ -133,6 +143,9 @@ func (o Options) complete() (Options, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Root = filepath.Clean(o.Root)
+	if o.Hook == nil {
+		o.Hook = func(string) {}
+	}
 	o.ParallelLayers = orDefault(o.ParallelLayers, 4)
 	o.SyncDeadline = orDefault(o.SyncDeadline, 5*time.Minute)
 	o.UsageAge = orDefault(o.UsageAge, 10*time.Second)
@@ -161,7 +174,7 @@ func matcher(platform string) (platforms.MatchComparer, error) {
 
 // load locks the root and reads what is there.
 func (s *Store) load() error {
-	for _, d := range []string{"", imagesDir, layersDir, containersDir, stagingDir} {
+	for _, d := range []string{"", imagesDir, layersDir, treesDir, damagedDir, containersDir, stagingDir} {
 		if err := os.MkdirAll(s.dir(d), 0o700); err != nil {
 			return err
 		}
@@ -203,12 +216,36 @@ func (s *Store) removeStrays() error {
 			}
 		}
 	}
+	if err := s.readDamage(); err != nil {
+		return err
+	}
 	if entries, err = os.ReadDir(s.dir(stagingDir)); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if err := os.RemoveAll(filepath.Join(s.dir(stagingDir), e.Name())); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// readDamage learns which layers are damaged, and removes what is remembered of layers that are gone.
+func (s *Store) readDamage() error {
+	for _, dir := range []string{treesDir, damagedDir} {
+		entries, err := os.ReadDir(s.dir(dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			switch {
+			case s.layers[e.Name()] == nil:
+				if err := os.Remove(filepath.Join(s.dir(dir), e.Name())); err != nil {
+					return err
+				}
+			case dir == damagedDir:
+				s.damaged[e.Name()] = true
+			}
 		}
 	}
 	return nil
@@ -261,6 +298,7 @@ func (s *Store) Remove(_ context.Context, ref string) error {
 	s.mu.Unlock()
 	if err == nil {
 		err = s.removeRecord(r.ID)
+		s.opts.Hook("image/record removed")
 	}
 	if err == nil {
 		s.mu.Lock()

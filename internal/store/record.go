@@ -34,6 +34,14 @@ func (r *record) key() pod.Key {
 	return r.Container.Spec.Key
 }
 
+// what names the record for hooks.
+func (r *record) what() string {
+	if r.Pod != nil {
+		return "pod " + string(r.Pod.State)
+	}
+	return "container " + string(r.Container.State)
+}
+
 func read(path string) (*record, error) {
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -39,6 +39,7 @@ const (
 type Store struct {
 	dir  string
 	boot string
+	hook func(point string) // never nil
 
 	// Lock order: syncing before mu.
 	syncing sync.Mutex // held by the one sync under way
@@ -81,8 +82,12 @@ func Open(dir, boot string) (*Store, error) {
 			return nil, fmt.Errorf("open journal: %w", classify(err))
 		}
 	}
-	return &Store{dir: dir, boot: boot, dirty: make(map[string]struct{})}, nil
+	return &Store{dir: dir, boot: boot, hook: func(string) {}, dirty: make(map[string]struct{})}, nil
 }
+
+// OnPoint has hook called before and after every change of a file, with the change's name. A hook
+// that does not return is a crash there. It is called before the first other method.
+func (s *Store) OnPoint(hook func(point string)) { s.hook = hook }
 
 // BootID is the kernel's id of this boot (random(4), /proc/sys/kernel/random/boot_id).
 func BootID() (string, error) {
@@ -162,9 +167,11 @@ func (s *Store) put(kind string, key pod.Key, r *record) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode record %s: %w", key.Short(), err)
 	}
+	s.hook("journal/write " + r.what())
 	if err := atomicfile.Write(path, data, 0o600); err != nil {
 		return "", fmt.Errorf("write record: %w", classify(err))
 	}
+	s.hook("journal/wrote " + r.what())
 	return path, nil
 }
 
@@ -176,9 +183,11 @@ func (s *Store) remove(kind string, key pod.Key) error {
 	s.mu.Lock()
 	delete(s.dirty, path)
 	s.mu.Unlock()
+	s.hook("journal/delete from " + kind)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete record: %w", classify(err))
 	}
+	s.hook("journal/deleted from " + kind)
 	return nil
 }
 

@@ -40,6 +40,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 	} else if err != nil {
 		return engine.Created{}, fmt.Errorf("create container: %w", err)
 	}
+	e.opts.Hook("container/directory made")
 	created, err := e.makeContainer(ctx, req)
 	if err != nil {
 		return engine.Created{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveContainer(ctx, key) })
@@ -91,9 +92,11 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	if err = writeBundle(dir, spec); err != nil {
 		return engine.Created{}, fmt.Errorf("write bundle: %w", err)
 	}
+	e.opts.Hook("container/bundle written")
 	if err = write(filepath.Join(dir, containerFile), r); err != nil {
 		return engine.Created{}, fmt.Errorf("record container: %w", err)
 	}
+	e.opts.Hook("container/recorded")
 	created := r.Created
 	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
 		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: c.LogPath, CgroupPath: created.CgroupPath,
@@ -229,6 +232,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	if err := absentIsFine(e.opts.Keeper.Delete(ctx, string(key))); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
+	e.opts.Hook("container/deleted by the keeper")
 	r, err := e.readContainer(key)
 	if err == nil {
 		// Processes that share the pod's PID namespace outlive the main one.
@@ -236,9 +240,11 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 			return err
 		}
 	}
+	e.opts.Hook("container/cgroup removed")
 	if err := e.opts.Rootfs.Release(ctx, string(key)); err != nil {
 		return err
 	}
+	e.opts.Hook("container/rootfs released")
 	if err := os.RemoveAll(e.containerDir(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}

@@ -79,6 +79,9 @@ type Options struct {
 	CgroupDriver   cgroup.Driver
 	// PauseBinary is a static program that, called as "pause", reaps children until SIGTERM.
 	PauseBinary string
+	// Hook, if set, is called after every part of a sandbox or container that is made or removed, with
+	// its name. One that does not return is a crash there.
+	Hook func(point string)
 }
 
 // Engine is the native engine.
@@ -107,6 +110,9 @@ const undoTime = 30 * time.Second
 func New(o Options) (*Engine, error) {
 	if _, ok := o.Runtimes[o.DefaultRuntime]; !ok {
 		return nil, fmt.Errorf("default runtime %q is not configured: %w", o.DefaultRuntime, errdefs.ErrInvalidArgument)
+	}
+	if o.Hook == nil {
+		o.Hook = func(string) {}
 	}
 	if o.CgroupRoot == "" {
 		o.CgroupRoot = cgroup.DefaultRoot

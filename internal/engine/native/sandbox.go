@@ -98,6 +98,7 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
 		return fmt.Errorf("record sandbox: %w", err)
 	}
+	e.opts.Hook("sandbox/recorded")
 	ns := r.Namespaces
 	if ns.Net != "" {
 		ns.Sysctls = withDefaults(ns.Sysctls)
@@ -107,12 +108,15 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 			return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 		}
 	}
+	e.opts.Hook("sandbox/shm mounted")
 	if err := netns.Create(ns); err != nil {
 		return err
 	}
+	e.opts.Hook("sandbox/namespaces pinned")
 	if err := e.limit(r, spec.Resources); err != nil {
 		return err
 	}
+	e.opts.Hook("sandbox/cgroup limited")
 	if r.Pause {
 		return e.startPause(ctx, spec.Key, r)
 	}
@@ -176,7 +180,9 @@ func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 	if r.Pause {
 		errs = append(errs, e.endPause(ctx, key, r))
 	}
+	e.opts.Hook("sandbox/pause ended")
 	errs = append(errs, netns.Remove(r.Namespaces))
+	e.opts.Hook("sandbox/namespaces unpinned")
 	err = unix.Unmount(filepath.Join(dir, "shm"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		errs = append(errs, fmt.Errorf("unmount /dev/shm of the pod: %w", err))
@@ -195,6 +201,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 			return err
 		}
 	}
+	e.opts.Hook("sandbox/cgroup removed")
 	if err := os.RemoveAll(e.sandboxDir(key)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}

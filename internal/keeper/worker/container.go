@@ -279,6 +279,7 @@ const drainLimit = 2 * time.Second
 // ended announces an exit once the output up to it is in the log.
 func (c *container) ended(e wire.Exit) {
 	c.ending.Do(func() {
+		c.w.reached(exitHeard)
 		drained := make(chan struct{})
 		go func() {
 			defer close(drained)
@@ -290,6 +291,7 @@ func (c *container) ended(e wire.Exit) {
 		case <-drained:
 		case <-time.After(drainLimit):
 		}
+		c.w.reached(exitDrained)
 		if n := oomKills(c.CgroupPath); n > 0 && e.Code != 0 && !e.OOMKilled {
 			e.OOMKilled = true
 			if err := writeExit(c.dir, e); err != nil {
@@ -302,6 +304,7 @@ func (c *container) ended(e wire.Exit) {
 		close(c.exited)
 		c.w.ooms.remove(c.Key)
 		c.w.publish(wire.Event{Key: c.Key, Exit: &e})
+		c.w.reached(exitAnnounced)
 	})
 }
 

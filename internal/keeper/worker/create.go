@@ -68,12 +68,15 @@ func (c *container) make() error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return fmt.Errorf("container directory: %w", err)
 	}
+	c.w.reached(createDirectory)
 	if err := c.save(phaseCreating); err != nil {
 		return err
 	}
+	c.w.reached(createIntent)
 	if err := c.prepare(); err != nil {
 		return err
 	}
+	c.w.reached(createStreams)
 	if c.MadeLog {
 		if err := c.save(phaseCreating); err != nil {
 			return err
@@ -82,6 +85,7 @@ func (c *container) make() error {
 	if err := c.invokeCreate(); err != nil {
 		return err
 	}
+	c.w.reached(createRuntime)
 	pid, err := readPid(filepath.Join(c.dir, "pid"))
 	if err != nil {
 		return err
@@ -92,12 +96,14 @@ func (c *container) make() error {
 	if err := c.claim(); err != nil {
 		return err
 	}
+	c.w.reached(createClaim)
 	if err := c.connect(); err != nil {
 		return err
 	}
 	if err := c.save(phaseCreated); err != nil {
 		return err
 	}
+	c.w.reached(createRecord)
 	c.run()
 	return nil
 }
@@ -220,6 +226,7 @@ func (c *container) remove() error {
 	if err != nil {
 		return err
 	}
+	c.w.reached(deleteRuntime)
 	// What the runtime left: processes of a shared PID namespace, or of a create that was interrupted.
 	if len(cgroupProcesses(c.CgroupPath)) > 0 || c.half() {
 		killCgroup(c.CgroupPath, unix.SIGKILL)
@@ -230,12 +237,15 @@ func (c *container) remove() error {
 	} else {
 		c.awaitEnd()
 	}
+	c.w.reached(deleteCgroup)
 	if err := c.release(); err != nil {
 		return err
 	}
+	c.w.reached(deleteStreams)
 	if err := os.RemoveAll(c.dir); err != nil {
 		return fmt.Errorf("remove container directory: %w", err)
 	}
+	c.w.reached(deleteDirectory)
 	c.w.mu.Lock()
 	delete(c.w.containers, c.Key)
 	c.w.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"gantry/internal/keeper/wire"
 )
 
-const execRecord = "exec.json"
+const execFile = "exec.json"
 
 // session is a process that was run in a container besides its main one.
 type session struct {
@@ -67,6 +67,7 @@ func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, maste
 	if err = os.MkdirAll(x.dir, 0o700); err != nil {
 		return nil, -1, fmt.Errorf("exec directory: %w", err)
 	}
+	w.reached(execDirectory)
 	w.mu.Lock()
 	w.execs[x.ID] = x
 	w.mu.Unlock()
@@ -82,6 +83,7 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 	if err = os.WriteFile(process, req.Process, 0o600); err != nil {
 		return -1, fmt.Errorf("exec process: %w", err)
 	}
+	x.w.reached(execProcess)
 	pidFile := filepath.Join(x.dir, "pid")
 	args := []string{"exec", "--process", process, "--pid-file", pidFile, "--detach"}
 	master = -1
@@ -107,11 +109,15 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 		err = invoke(c.Runtime, execLimit, x.dir, stdio, append(args, c.Key)...)
 	}
 	if err == nil {
+		x.w.reached(execRuntime)
 		x.Pid, err = readPid(pidFile)
 	}
 	if err == nil {
 		x.Began = startTime(x.Pid)
 		err = x.claim()
+	}
+	if err == nil {
+		x.w.reached(execRecord)
 	}
 	if err != nil && master >= 0 {
 		_ = unix.Close(master)
@@ -125,7 +131,7 @@ func (x *session) claim() error {
 	if err != nil {
 		return fmt.Errorf("record exec: %w", err)
 	}
-	if err = atomicfile.Write(filepath.Join(x.dir, execRecord), data, 0o600); err != nil {
+	if err = atomicfile.Write(filepath.Join(x.dir, execFile), data, 0o600); err != nil {
 		return fmt.Errorf("record exec: %w", err)
 	}
 	m := wire.Claim{Key: execKey + x.ID, Pid: x.Pid, Dir: x.dir}
@@ -141,6 +147,7 @@ func (x *session) end(e wire.Exit) {
 	x.once.Do(func() {
 		x.exit = e
 		close(x.ended)
+		x.w.reached(execEnded)
 	})
 }
 

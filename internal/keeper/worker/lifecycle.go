@@ -33,6 +33,7 @@ func (w *Worker) start(key string) error {
 			return err
 		}
 	}
+	w.reached(startIntent)
 	if phase == phaseStarting {
 		awaitOrphans("start", key)
 	}
@@ -46,7 +47,12 @@ func (w *Worker) start(key string) error {
 		}
 		return fmt.Errorf("start container %s: %w", key, err)
 	}
-	return c.save(phaseRunning)
+	w.reached(startRuntime)
+	if err = c.save(phaseRunning); err != nil {
+		return err
+	}
+	w.reached(startRecord)
+	return nil
 }
 
 // waitsForStart says whether the OCI runtime still calls the container created.
@@ -79,6 +85,7 @@ func (w *Worker) signal(t wire.Target) error {
 	}
 	if t.All {
 		killCgroup(c.CgroupPath, sig)
+		w.reached(signalCgroup)
 	}
 	c.mu.Lock()
 	ended, pidfd, ok := c.exit != nil, c.held[filePidfd], c.held[filePidfd] > 0
@@ -89,6 +96,7 @@ func (w *Worker) signal(t wire.Target) error {
 	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal container %s: %w", t.Key, err)
 	}
+	w.reached(signalSent)
 	return nil
 }
 
@@ -125,9 +133,15 @@ func (w *Worker) reopen(key string) error {
 	if err != nil {
 		return err
 	}
-	return c.log.reopen(func(fd int) error {
+	err = c.log.reopen(func(fd int) error {
+		w.reached(reopenFile)
 		return c.keep(map[string]int{fileLog: fd})
 	})
+	if err != nil {
+		return err
+	}
+	w.reached(reopenHeld)
+	return nil
 }
 
 func (w *Worker) list() []wire.State {

@@ -107,7 +107,7 @@ func (w *Worker) recoverExecs() error {
 	for _, d := range ids {
 		var s execSaved
 		dir := w.execDir(d.Name())
-		if err := readJSON(filepath.Join(dir, execRecord), &s); err != nil {
+		if err := readJSON(filepath.Join(dir, execFile), &s); err != nil {
 			if err := w.abortExec(dir); err != nil {
 				log.Printf("recover exec %s: %v", d.Name(), err)
 			}

@@ -31,6 +31,8 @@ import (
 type Options struct {
 	StateDir   string
 	CgroupPath string // the keeper's own, for a holder that has to be started again
+	// Hook, if set, is called at every Point that is reached. One that does not return is a crash there.
+	Hook func(Point)
 }
 
 // Worker serves one state directory.

@@ -1,0 +1,58 @@
+package worker
+
+// Point is a moment after which a worker that dies must lose nothing: a part of an operation was
+// done, or its record was written.
+type Point string
+
+const (
+	createDirectory Point = "create/directory"
+	createIntent    Point = "create/intent" // the record says that the create began
+	createStreams   Point = "create/streams"
+	createRuntime   Point = "create/runtime" // the OCI runtime has created it
+	createClaim     Point = "create/claim"   // the holder waits for its end
+	createRecord    Point = "create/record"
+
+	startIntent  Point = "start/intent"
+	startRuntime Point = "start/runtime"
+	startRecord  Point = "start/record"
+
+	signalCgroup Point = "signal/cgroup"
+	signalSent   Point = "signal/sent"
+
+	exitHeard     Point = "exit/heard"
+	exitDrained   Point = "exit/drained" // the output up to it is in the log
+	exitAnnounced Point = "exit/announced"
+
+	execDirectory Point = "exec/directory"
+	execProcess   Point = "exec/process" // its description is written
+	execRuntime   Point = "exec/runtime"
+	execRecord    Point = "exec/record"
+	execEnded     Point = "exec/ended"
+
+	reopenFile Point = "reopen/file" // the new file is open
+	reopenHeld Point = "reopen/held" // the holder keeps it
+
+	deleteRuntime   Point = "delete/runtime"
+	deleteCgroup    Point = "delete/cgroup"
+	deleteStreams   Point = "delete/streams"
+	deleteDirectory Point = "delete/directory"
+)
+
+// Points lists every point there is.
+func Points() []Point {
+	return []Point{
+		createDirectory, createIntent, createStreams, createRuntime, createClaim, createRecord,
+		startIntent, startRuntime, startRecord,
+		signalCgroup, signalSent,
+		exitHeard, exitDrained, exitAnnounced,
+		execDirectory, execProcess, execRuntime, execRecord, execEnded,
+		reopenFile, reopenHeld,
+		deleteRuntime, deleteCgroup, deleteStreams, deleteDirectory,
+	}
+}
+
+func (w *Worker) reached(p Point) {
+	if w.opt.Hook != nil {
+		w.opt.Hook(p)
+	}
+}
