@@ -47,13 +47,13 @@ type walks struct {
 	age     time.Duration
 
 	mu      sync.Mutex
-	trees   map[string]*tree // guarded by mu
+	trees   map[string]*layerTree // guarded by mu
 	queue   []string         // to be measured; guarded by mu
 	walking bool             // guarded by mu
 }
 
-// tree is one tree's last size and what becomes of the next.
-type tree struct {
+// layerTree is one tree's last size and what becomes of the next.
+type layerTree struct {
 	known  *measured
 	took   time.Duration
 	queued bool
@@ -66,7 +66,7 @@ type measured struct {
 }
 
 func newWalks(age time.Duration, measure func(key string) size) *walks {
-	return &walks{measure: measure, age: age, trees: make(map[string]*tree)}
+	return &walks{measure: measure, age: age, trees: make(map[string]*layerTree)}
 }
 
 // ask returns the last size, nil when there is none yet.
@@ -74,7 +74,7 @@ func (w *walks) ask(key string) *measured {
 	w.mu.Lock()
 	t := w.trees[key]
 	if t == nil {
-		t = &tree{first: make(chan struct{})}
+		t = &layerTree{first: make(chan struct{})}
 		w.trees[key] = t
 	}
 	busy := w.walking
