@@ -80,15 +80,14 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth,
 	return id, nil
 }
 
-// adopt gives the image that was pulled as desc before the names it has now. An image that is known
-// to be damaged is left to be pulled again.
+// adopt gives the image that was pulled as desc before the names it has now.
 func (s *Store) adopt(desc ocispec.Descriptor, names []string) (id string, ok bool, err error) {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	s.mu.Lock()
 	r := s.index.withTarget(desc.Digest.String())
 	s.mu.Unlock()
-	if r == nil || !s.whole(r) {
+	if r == nil {
 		return "", false, nil
 	}
 	return r.ID, true, s.publish(r, names)
@@ -203,7 +202,7 @@ type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
 // or the one that create makes when it is its turn.
 func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), create maker) (*layer, error) {
 	for {
-		if l := s.layer(layerName(id)); l != nil && !s.isDamaged(l.record.Name) {
+		if l := s.layer(layerName(id)); l != nil {
 			return l, l.is(id)
 		}
 		l, joined, err := s.fetches.do(ctx, layerName(id), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
