@@ -18,6 +18,7 @@ import (
 	"gantry/internal/lifecycle"
 	"gantry/internal/ociruntime"
 	"gantry/internal/pod"
+	"gantry/internal/stats"
 	"gantry/internal/store"
 )
 
@@ -79,7 +80,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Network:       network,
 		Journal:       journal,
 		Logs:          kept,
-		Stats:         cgroups.Read,
+		Meter:         stats.New(cgroups, images),
 		StateDir:      o.State,
 		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
 		Log:           s.log.With("component", "lifecycle"),

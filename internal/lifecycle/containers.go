@@ -39,6 +39,7 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 		return fmt.Errorf("container %s is %s, not created: %w", c.key.Short(), s, errdefs.ErrFailedPrecondition)
 	}
 	began := time.Now()
+	c.starting.Store(true)
 	if err := c.pod.engine.StartContainer(ctx, c.key); err != nil {
 		if !errdefs.IsUnavailable(err) { // else it may be started when the engine answers again
 			m.failStart(context.WithoutCancel(ctx), c, err)
@@ -252,27 +253,6 @@ func each(all []*containerEntry, do func(*containerEntry) error) error {
 	return errors.Join(errs...)
 }
 
-// UpdateContainer applies new limits to a created or running container.
-func (m *Manager) UpdateContainer(ctx context.Context, id string, r *pod.Resources) error {
-	c, err := m.index.container(id)
-	if err != nil {
-		return err
-	}
-	return m.locked(ctx, c.pod, func(ctx context.Context) error {
-		if s := c.now.Load().State; s != pod.ContainerCreated && s != pod.ContainerRunning {
-			return fmt.Errorf("container %s is %s: %w", c.key.Short(), s, errdefs.ErrFailedPrecondition)
-		}
-		if err := c.pod.engine.UpdateContainer(ctx, c.key, r); err != nil {
-			return fmt.Errorf("update container: %w", err)
-		}
-		return c.change(func(is *pod.Container) (*pod.Container, error) {
-			n := *is
-			n.Spec.Resources = *r
-			return &n, nil
-		})
-	})
-}
-
 // Container returns a container as it is now.
 func (m *Manager) Container(_ context.Context, id string) (*pod.Container, error) {
 	c, err := m.index.container(id)
@@ -294,23 +274,4 @@ func (m *Manager) Containers(context.Context) []*pod.Container {
 		}
 	}
 	return all
-}
-
-// ContainerStats reads what a running container uses. One that does not run is ErrFailedPrecondition.
-func (m *Manager) ContainerStats(ctx context.Context, id string) (*pod.Stats, error) {
-	c, err := m.index.container(id)
-	if err != nil {
-		return nil, err
-	}
-	is := c.now.Load()
-	if is.State != pod.ContainerRunning {
-		return nil, fmt.Errorf("container %s is %s: %w", id, is.State, errdefs.ErrFailedPrecondition)
-	}
-	if s, ok := c.pod.engine.(engine.Stater); ok {
-		return s.Stats(ctx, c.key)
-	}
-	if m.opts.Stats == nil || is.CgroupPath == "" {
-		return nil, fmt.Errorf("statistics of container %s: %w", id, errdefs.ErrNotImplemented)
-	}
-	return m.opts.Stats(is.CgroupPath)
 }

@@ -17,6 +17,9 @@ import (
 type entry[T any] struct {
 	put func(*T) error
 	now atomic.Pointer[T] // never nil; what it points to never changes
+	// changed is told what a snapshot was and what it has become, nil when it is forgotten, in the
+	// order in which that happens.
+	changed func(was, is *T)
 
 	mu   sync.Mutex
 	gone bool // the record is deleted for good; guarded by mu
@@ -37,7 +40,7 @@ func (e *entry[T]) change(next func(*T) (*T, error)) error {
 	if err := e.put(n); err != nil {
 		return err
 	}
-	e.now.Store(n)
+	e.changed(e.now.Swap(n), n)
 	return nil
 }
 
@@ -57,7 +60,7 @@ func (e *entry[T]) mark(log *slog.Logger, next func(*T) (*T, error)) error {
 	if err := e.put(n); err != nil {
 		log.Error("the journal could not be written", "error", err)
 	}
-	e.now.Store(n)
+	e.changed(e.now.Swap(n), n)
 	return nil
 }
 
@@ -79,6 +82,7 @@ func (e *entry[T]) forget(del func() error) error {
 		return err
 	}
 	e.gone = true
+	e.changed(e.now.Load(), nil)
 	return nil
 }
 
@@ -98,6 +102,7 @@ type podEntry struct {
 func (m *Manager) newPodEntry(sb *pod.Sandbox) *podEntry {
 	p := &podEntry{key: sb.Spec.Key, engine: m.opts.Engines[sb.Engine], files: m.podFiles(sb.Spec.Key)}
 	p.put = m.journal.PutPod
+	p.changed = func(was, is *pod.Sandbox) { m.podChanged(p, was, is) }
 	p.now.Store(sb)
 	p.ending, p.end = context.WithCancelCause(context.Background())
 	return p
@@ -135,11 +140,14 @@ type containerEntry struct {
 	exited  chan struct{}  // closed when the container has ended
 	once    sync.Once      // closes exited
 	oldBoot bool           // its record is from before the machine last started
+	// starting says that the engine was asked to start it: its exit may be seen before the answer.
+	starting atomic.Bool
 }
 
 func (m *Manager) newContainerEntry(p *podEntry, c *pod.Container) *containerEntry {
 	e := &containerEntry{key: c.Spec.Key, pod: p, exited: make(chan struct{})}
 	e.put = m.journal.PutContainer
+	e.changed = func(was, is *pod.Container) { m.containerChanged(e, was, is) }
 	e.now.Store(c)
 	if c.State == pod.ContainerExited {
 		e.hasExited()

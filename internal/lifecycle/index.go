@@ -120,6 +120,20 @@ func (x *index) containerByKey(key pod.Key) *containerEntry {
 	return x.containers[key]
 }
 
+// sharesCgroup says whether another pod's sandbox has the cgroup of sb, or one below it.
+func (x *index) sharesCgroup(sb *pod.Sandbox) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, p := range x.pods {
+		other := p.now.Load()
+		inside := other.CgroupPath == sb.CgroupPath || strings.HasPrefix(other.CgroupPath, sb.CgroupPath+"/")
+		if inside && other.Spec.Metadata.UID != sb.Spec.Metadata.UID {
+			return true
+		}
+	}
+	return false
+}
+
 // allPods returns every entry, oldest first.
 func (x *index) allPods() []*podEntry {
 	x.mu.RLock()

@@ -16,6 +16,7 @@ import (
 
 	"gantry/internal/cni"
 	"gantry/internal/engine"
+	"gantry/internal/event"
 	"gantry/internal/keylock"
 	"gantry/internal/pod"
 	"gantry/internal/store"
@@ -45,18 +46,29 @@ type Options struct {
 	Network  Network
 	Journal  *store.Store
 	Logs     LogReopener
-	// Stats reads a container's cgroup, for engines that do not know better.
-	Stats    func(cgroupPath string) (*pod.Stats, error)
+	// Meter reads what containers use, for engines that do not know better; nil when nobody can.
+	Meter    Meter
 	StateDir string // holds pods/<key>, the files of each pod; a reboot may forget it
 	// ResolvConf and Hosts are the node's own; empty is the usual path below /etc.
 	ResolvConf    string
 	Hosts         string
 	SystemdCgroup bool
+	Events        event.Options
 	Log           *slog.Logger // nil: slog.Default()
 	Times         Times
 	// Hook, if set, is called at every Point that is reached. Its error fails the operation there;
 	// a hook that does not return is a crash there.
 	Hook func(Point) error
+}
+
+// Meter reads what containers and pods use, as package stats does.
+type Meter interface {
+	Container(c *pod.Container) (*pod.Stats, error)
+	ContainerMetrics(c *pod.Container) (*pod.Metrics, error)
+	Cgroup(path string) (*pod.Stats, error)
+	CgroupMetrics(path string) (*pod.Metrics, error)
+	// Network reads the interfaces of a network namespace; pids are processes that may be in it.
+	Network(netns string, pids []int) (*pod.NetworkUsage, error)
 }
 
 // Times bound what can hang. Zero is the default.
@@ -83,8 +95,8 @@ func (t Times) withDefaults() Times {
 // Manager runs pods. Its methods may be called from any goroutine; calls on different pods never
 // wait for each other.
 //
-// Lock order: the pod's key lock, then an entry's mu, then index.mu. Only the key lock is held
-// across calls of an engine or the network.
+// Lock order: the pod's key lock, then an entry's mu, then the event log's, then index.mu. Only the
+// key lock is held across calls of an engine or the network.
 type Manager struct {
 	opts    Options
 	times   Times
@@ -93,6 +105,7 @@ type Manager struct {
 
 	locks    keylock.Locks[pod.Key] // by sandbox
 	index    *index
+	events   *event.Log
 	foreign  map[pod.Key]*pod.Sandbox // records whose engine is not configured; set by Recover
 	attempts *flights[string]         // RunPod, CreateContainer, image copies: the id
 	actions  *flights[struct{}]       // what has no result
@@ -130,7 +143,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opts: opts, times: opts.Times.withDefaults(), log: opts.Log, journal: opts.Journal,
-		index: newIndex(), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]struct{}),
+		index: newIndex(), events: event.New(opts.Events), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.attempts = newFlights[string](m.times.Linger)

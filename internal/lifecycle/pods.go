@@ -229,7 +229,7 @@ func (m *Manager) createSandbox(ctx context.Context, p *podEntry) error {
 	}
 	err = p.change(func(sb *pod.Sandbox) (*pod.Sandbox, error) {
 		n := *sb
-		n.ID, n.NetNS = made.ID, made.NetNS
+		n.ID, n.NetNS, n.CgroupPath = made.ID, made.NetNS, made.CgroupPath
 		return &n, nil
 	})
 	m.index.addPod(p)

@@ -87,13 +87,21 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 		if s := e.sandboxes[spec.Key]; s != nil {
 			return s.made, nil
 		}
-		s := &sandbox{made: engine.Made{ID: "sb-" + string(spec.Key)}, ready: true}
+		s := &sandbox{made: engine.Made{ID: "sb-" + string(spec.Key), CgroupPath: cgroupOf(spec)}, ready: true}
 		if !spec.HostNetwork() {
 			s.made.NetNS = "/netns/" + string(spec.Key)
 		}
 		e.sandboxes[spec.Key] = s
 		return s.made, nil
 	})
+}
+
+// cgroupOf is the client's parent, else one of the sandbox's own.
+func cgroupOf(spec *pod.SandboxSpec) string {
+	if spec.CgroupParent != "" {
+		return spec.CgroupParent
+	}
+	return "/fake/" + string(spec.Key)
 }
 
 // StartSandbox implements engine.Sandboxes.
@@ -155,7 +163,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 			created: engine.Created{
 				ID:         "c-" + string(req.Spec.Key),
 				Pid:        len(e.containers) + 1<<22 + 1, // beyond the kernel's pid_max: no process has it
-				CgroupPath: req.Sandbox.Spec.CgroupParent + "/" + string(req.Spec.Key),
+				CgroupPath: cgroupOf(&req.Sandbox.Spec) + "/" + string(req.Spec.Key),
 				StopSignal: req.Image.Config.StopSignal,
 			},
 		}
