@@ -1,4 +1,4 @@
-// Package netns makes the namespaces that the containers of a pod share (network, IPC and UTS) and
+// Package netns makes the namespaces that the containers of a pod share (user, network, IPC and UTS) and
 // keeps them alive without a process, by bind mounts. It also runs functions inside a network
 // namespace, on threads that are thrown away: no thread of the program ever changes its namespaces.
 package netns
@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/pod"
 )
 
 // Spec says which namespaces to make and where to pin each. An empty path leaves the node's.
@@ -24,6 +26,9 @@ type Spec struct {
 	Hostname string
 	// Sysctls are namespaced kernel parameters, with dots or slashes, set before anything is pinned.
 	Sysctls map[string]string
+	// User is where a new user namespace is pinned, which owns the others; UIDs and GIDs are what it maps.
+	User       string          `json:",omitempty"`
+	UIDs, GIDs []pod.IDMapping `json:",omitempty"`
 }
 
 // Create makes the namespaces, prepares them (hostname, loopback up, sysctls) and pins them. A file
@@ -43,6 +48,9 @@ func Create(s Spec) error {
 	if flags == 0 {
 		return nil
 	}
+	if s.User != "" {
+		return onThread(func() error { return createOwned(s, flags) })
+	}
 	return onThread(func() error {
 		if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("make namespaces: %w", err)
@@ -50,7 +58,7 @@ func Create(s Spec) error {
 		if err := prepare(s); err != nil {
 			return err
 		}
-		return pinAll(s.pins())
+		return pinAll("/proc/thread-self/ns", s.pins())
 	})
 }
 
@@ -136,7 +144,7 @@ func Do(path string, fn func() error) error {
 	})
 }
 
-// pin is one namespace of a Spec. name is its entry in /proc/thread-self/ns.
+// pin is one namespace of a Spec. name is its entry in /proc/PID/ns.
 type pin struct {
 	path string
 	name string
@@ -145,6 +153,7 @@ type pin struct {
 
 func (s Spec) pins() []pin {
 	all := []pin{
+		{s.User, "user", unix.CLONE_NEWUSER},
 		{s.IPC, "ipc", unix.CLONE_NEWIPC},
 		{s.UTS, "uts", unix.CLONE_NEWUTS},
 		{s.Net, "net", unix.CLONE_NEWNET},
@@ -169,7 +178,7 @@ func prepare(s Spec) error {
 			return fmt.Errorf("loopback up: %w", err)
 		}
 	}
-	return applySysctls(s.Sysctls)
+	return s.applySysctls()
 }
 
 func loopbackUp() error {
@@ -186,9 +195,10 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(sock, unix.SIOCSIFFLAGS, lo)
 }
 
-func pinAll(pins []pin) error {
+// pinAll pins the namespaces that the directory from, such as /proc/PID/ns, shows.
+func pinAll(from string, pins []pin) error {
 	for i, p := range pins {
-		if err := Pin("/proc/thread-self/ns/"+p.name, p.path); err != nil {
+		if err := Pin(filepath.Join(from, p.name), p.path); err != nil {
 			for _, done := range pins[:i+1] {
 				err = errors.Join(err, Unpin(done.path))
 			}

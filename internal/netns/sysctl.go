@@ -66,19 +66,49 @@ func sysctlPath(name string) (string, error) {
 	return path, nil
 }
 
-func applySysctls(sysctls map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+// applySysctls sets those of the network first: it runs on the namespaces' thread, which gives up its
+// rights to become the owner of an IPC namespace that a user namespace owns. The kernel lets nobody
+// else change that one's.
+func (s Spec) applySysctls() error {
+	paths := make(map[string]string, len(s.Sysctls))
+	for name := range s.Sysctls {
 		path, err := sysctlPath(name)
 		if err != nil {
 			return err
 		}
-		err = os.WriteFile(filepath.Join(sysctlRoot, path), []byte(sysctls[name]), 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("sysctl %s does not exist: %w", name, errdefs.ErrInvalidArgument)
+		paths[path] = name
+	}
+	inOrder := slices.SortedFunc(maps.Keys(paths), func(a, b string) int {
+		if ofIPC(a) != ofIPC(b) {
+			if ofIPC(b) {
+				return -1
+			}
+			return 1
 		}
-		if err != nil {
-			return fmt.Errorf("set sysctl %s to %q: %w: %w", name, sysctls[name], errdefs.ErrInvalidArgument, err)
+		return strings.Compare(a, b)
+	})
+	owner := false
+	for _, path := range inOrder {
+		if s.User != "" && ofIPC(path) && !owner {
+			if err := becomeRootOf(s.UIDs); err != nil {
+				return err
+			}
+			owner = true
 		}
+		if err := applySysctl(paths[path], path, s.Sysctls[paths[path]]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func applySysctl(name, path, value string) error {
+	err := os.WriteFile(filepath.Join(sysctlRoot, path), []byte(value), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sysctl %s does not exist: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return fmt.Errorf("set sysctl %s to %q: %w: %w", name, value, errdefs.ErrInvalidArgument, err)
 	}
 	return nil
 }
