@@ -12,7 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
+	"gantry/internal/image/tree"
 	"gantry/internal/image/unpack"
 )
 
@@ -54,45 +56,82 @@ func (s *Store) layer(name string) *layer {
 	return s.layers[name]
 }
 
+// treePath is where it is remembered what a layer's directory must be: see package tree.
+func (s *Store) treePath(name string) string { return filepath.Join(s.dir(treesDir), name) }
+
+// staged is a layer in the making: its directory and the record of it.
+type staged struct{ top string }
+
+func (s *Store) stage(what string) (staged, error) {
+	top, err := os.MkdirTemp(s.dir(stagingDir), what+"-")
+	if err != nil {
+		return staged{}, fmt.Errorf("stage %s: %w", what, err)
+	}
+	st := staged{top}
+	if err := os.Mkdir(st.dir(), 0o755); err != nil {
+		return staged{}, errors.Join(fmt.Errorf("stage %s: %w", what, err), st.remove())
+	}
+	// the umask must not matter
+	if err := os.Chmod(st.dir(), 0o755); err != nil {
+		return staged{}, errors.Join(fmt.Errorf("stage %s: %w", what, err), st.remove())
+	}
+	return st, nil
+}
+
+func (st staged) dir() string    { return filepath.Join(st.top, "dir") }
+func (st staged) record() string { return filepath.Join(st.top, "record") }
+func (st staged) remove() error  { return os.RemoveAll(st.top) }
+
 // unpack makes the layer with this diff id from its possibly compressed tar. The blob's own end must
 // tell that it was whole; abort makes reads of it return soon.
 func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id digest.Digest) (_ *layer, err error) {
-	tmp, err := os.MkdirTemp(s.dir(stagingDir), "layer-")
+	st, err := s.stage("layer")
 	if err != nil {
-		return nil, fmt.Errorf("stage layer: %w", err)
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(tmp))
-		}
-	}()
-	if err = os.Chmod(tmp, 0o755); err != nil {
-		return nil, fmt.Errorf("stage layer: %w", err)
+	defer func() { err = errors.Join(err, st.remove()) }()
+	rec, err := tree.Create(st.record())
+	if err != nil {
+		return nil, err
 	}
 	sum, err := stream(ctx, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
 		verified := &verifier{r: tar, digester: id.Algorithm().Digester()}
-		content, broken := unpack.Layer(ctx, tmp, verified, s.opts.Limits)
+		content, broken := unpack.Layer(ctx, st.dir(), verified, s.opts.Limits, rec)
 		if broken != nil {
 			return content, broken
 		}
 		return content, verified.end(id)
 	})
 	if err != nil {
+		rec.Abort()
 		return nil, err
 	}
-	s.opts.Hook("image/layer unpacked")
+	if err := rec.Finish(st.dir(), sum.Xattrs); err != nil {
+		return nil, err
+	}
 	l := layerRecord{Name: layerName(id), DiffID: id, Bytes: sum.Bytes, Root: sum.Root, Implicit: sum.Implicit}.layer()
-	return l, s.install(l, tmp)
+	return l, s.install(ctx, l, st)
 }
 
-// install gives a finished tree its place.
-func (s *Store) install(l *layer, tmp string) error {
+// install gives a finished layer its place, or mends with it the damaged one that has the place:
+// containers may use that.
+func (s *Store) install(ctx context.Context, l *layer, st staged) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := os.Rename(tmp, s.layerPath(l.record.Name)); err != nil {
+	err := os.Rename(st.record(), s.treePath(l.record.Name))
+	if err == nil {
+		err = os.Rename(st.dir(), s.layerPath(l.record.Name))
+	}
+	if err == nil {
+		s.layers[l.record.Name] = l
+		s.mended(l.record.Name)
+	}
+	s.mu.Unlock()
+	if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return s.mendWith(ctx, l, st)
+	}
+	if err != nil {
 		return fmt.Errorf("install layer: %w", err)
 	}
-	s.layers[l.record.Name] = l
 	s.sync.dirty()
 	return nil
 }
@@ -147,6 +186,8 @@ func (s *Store) collect() error {
 			continue
 		}
 		delete(s.layers, name)
+		delete(s.damaged, name)
+		errs = append(errs, removeFiles(s.treePath(name), s.damagePath(name)))
 		gone = append(gone, tmp)
 	}
 	s.mu.Unlock()
@@ -155,6 +196,16 @@ func (s *Store) collect() error {
 	}
 	for _, tmp := range gone {
 		errs = append(errs, os.RemoveAll(tmp))
+	}
+	return errors.Join(errs...)
+}
+
+func removeFiles(paths ...string) error {
+	var errs []error
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

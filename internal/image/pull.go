@@ -80,14 +80,15 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth,
 	return id, nil
 }
 
-// adopt gives the image that was pulled as desc before the names it has now.
+// adopt gives the image that was pulled as desc before the names it has now. An image that is known
+// to be damaged is left to be pulled again.
 func (s *Store) adopt(desc ocispec.Descriptor, names []string) (id string, ok bool, err error) {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	s.mu.Lock()
 	r := s.index.withTarget(desc.Digest.String())
 	s.mu.Unlock()
-	if r == nil {
+	if r == nil || !s.whole(r) {
 		return "", false, nil
 	}
 	return r.ID, true, s.publish(r, names)
@@ -151,6 +152,9 @@ func (s *Store) assemble(ctx context.Context, d *described, names []string, get 
 	if err := s.sync.wait(ctx); err != nil {
 		return "", err
 	}
+	if err := s.healed(held); err != nil {
+		return "", err
+	}
 	s.opts.Hook("image/layers synced")
 	s.commit.Lock()
 	defer s.commit.Unlock()
@@ -179,9 +183,9 @@ func (s *Store) record(d *described, layers []*layer) *record {
 func (s *Store) fetch(ctx context.Context, session *remote.Session, d *described, i int, notify func(pod.LayerProgress)) (*layer, error) {
 	desc := d.layers[i]
 	l, err := s.obtain(ctx, d.diffIDs[i], notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
-		ctx, abort := context.WithCancel(ctx)
+		fetching, abort := context.WithCancel(ctx)
 		defer abort()
-		blob := session.Blob(ctx, desc, func(done int64) {
+		blob := session.Blob(fetching, desc, func(done int64) {
 			notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: done, Total: desc.Size})
 		})
 		defer func() { _ = blob.Close() }()
@@ -202,7 +206,7 @@ type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
 // or the one that create makes when it is its turn.
 func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), create maker) (*layer, error) {
 	for {
-		if l := s.layer(layerName(id)); l != nil {
+		if l := s.layer(layerName(id)); l != nil && !s.isDamaged(l.record.Name) {
 			return l, l.is(id)
 		}
 		l, joined, err := s.fetches.do(ctx, layerName(id), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {

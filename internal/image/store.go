@@ -4,7 +4,9 @@
 // Below its root the store has
 //
 //	images/<id>.json        one record an image, the only memory; written when its layers are on the disk
-//	layers/<name>           one tree a layer, in overlayfs form, never changed once it is there
+//	layers/<name>           one tree a layer, in overlayfs form, never changed once it is there but mended
+//	trees/<name>            what that tree was when it was unpacked: see package tree
+//	damaged/<name>          says that the layer was found to differ from that
 //	containers/<key>/       a container's writable layer and the mount point of its root file system
 //	staging/                what is being made or removed; emptied when the store is opened
 //
@@ -60,6 +62,8 @@ type Options struct {
 const (
 	imagesDir     = "images"
 	layersDir     = "layers"
+	treesDir      = "trees"
+	damagedDir    = "damaged"
 	containersDir = "containers"
 	stagingDir    = "staging"
 )
@@ -86,9 +90,11 @@ type Store struct {
 
 	commit sync.Mutex // held while records change on the disk
 
-	mu         sync.Mutex
-	index      index                // guarded by mu
-	layers     map[string]*layer    // guarded by mu; what is in layers/, by name
+	mu     sync.Mutex
+	index  index             // guarded by mu
+	layers map[string]*layer // guarded by mu; what is in layers/, by name
+	// damaged layers by name: true until the layer was mended, false until that is on the disk; guarded by mu
+	damaged    map[string]bool
 	holds      map[string]int       // guarded by mu; layers that running pulls need, by name
 	containers map[string]*rootInfo // guarded by mu; by key
 }
@@ -107,6 +113,7 @@ func Open(o Options) (*Store, error) {
 		pinned:     make(map[string]bool),
 		index:      newIndex(),
 		layers:     make(map[string]*layer),
+		damaged:    make(map[string]bool),
 		holds:      make(map[string]int),
 		containers: make(map[string]*rootInfo),
 	}
@@ -167,7 +174,7 @@ func matcher(platform string) (platforms.MatchComparer, error) {
 
 // load locks the root and reads what is there.
 func (s *Store) load() error {
-	for _, d := range []string{"", imagesDir, layersDir, containersDir, stagingDir} {
+	for _, d := range []string{"", imagesDir, layersDir, treesDir, damagedDir, containersDir, stagingDir} {
 		if err := os.MkdirAll(s.dir(d), 0o700); err != nil {
 			return err
 		}
@@ -209,12 +216,36 @@ func (s *Store) removeStrays() error {
 			}
 		}
 	}
+	if err := s.readDamage(); err != nil {
+		return err
+	}
 	if entries, err = os.ReadDir(s.dir(stagingDir)); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if err := os.RemoveAll(filepath.Join(s.dir(stagingDir), e.Name())); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// readDamage learns which layers are damaged, and removes what is remembered of layers that are gone.
+func (s *Store) readDamage() error {
+	for _, dir := range []string{treesDir, damagedDir} {
+		entries, err := os.ReadDir(s.dir(dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			switch {
+			case s.layers[e.Name()] == nil:
+				if err := os.Remove(filepath.Join(s.dir(dir), e.Name())); err != nil {
+					return err
+				}
+			case dir == damagedDir:
+				s.damaged[e.Name()] = true
+			}
 		}
 	}
 	return nil

@@ -52,6 +52,7 @@ func (s *Store) measure() *[2]pod.Usage {
 	at := time.Now()
 	image := s.measureLayers()
 	image.add(measureTree(s.dir(imagesDir)))
+	image.add(measureTree(s.dir(treesDir)))
 	var writable size
 	keys, _ := os.ReadDir(s.dir(containersDir)) // what cannot be read occupies nothing we know of
 	for _, k := range keys {

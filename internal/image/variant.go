@@ -14,8 +14,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/image/tree"
 	"gantry/internal/pod"
 )
 
@@ -162,11 +164,11 @@ func (s *Store) variant(ctx context.Context, l *layer, changes map[string]attrib
 	name := variantName(l, changes)
 	s.hold([]string{name})
 	*held = append(*held, name)
-	if v := s.layer(name); v != nil {
+	if v := s.layer(name); v != nil && !s.isDamaged(name) {
 		return v, nil
 	}
-	v, _, err := s.fetches.do(ctx, name, nil, func(context.Context, func(pod.LayerProgress)) (*layer, error) {
-		return s.makeVariant(l, name, changes)
+	v, _, err := s.fetches.do(ctx, name, nil, func(ctx context.Context, _ func(pod.LayerProgress)) (*layer, error) {
+		return s.makeVariant(ctx, l, name, changes)
 	})
 	return v, err
 }
@@ -184,23 +186,45 @@ func variantName(l *layer, changes map[string]attributes) string {
 	return hex.EncodeToString(h.Sum(nil))[:nameLength]
 }
 
-func (s *Store) makeVariant(l *layer, name string, changes map[string]attributes) (_ *layer, err error) {
-	tmp, err := os.MkdirTemp(s.dir(stagingDir), "variant-")
+func (s *Store) makeVariant(ctx context.Context, l *layer, name string, changes map[string]attributes) (_ *layer, err error) {
+	st, err := s.stage("variant")
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(tmp))
+	defer func() { err = errors.Join(err, st.remove()) }()
+	if err := linkTree(s.layerPath(l.record.Name), st.dir(), changes); err != nil {
+		return nil, err
+	}
+	err = tree.Derive(s.treePath(l.record.Name), st.record(), func(e *tree.Entry) {
+		if a, ok := changes[e.Path]; ok {
+			e.Mode, e.UID, e.GID = e.Mode&unix.S_IFMT|a.mode, a.uid, a.gid
+			e.Xattrs = withOpaque(a.xattrs, e.Xattrs)
 		}
-	}()
-	if err := linkTree(s.layerPath(l.record.Name), tmp, changes); err != nil {
+	})
+	if errdefs.IsDataLoss(err) {
+		return nil, errors.Join(err, s.markDamaged(l.record.Name))
+	}
+	if err != nil {
 		return nil, err
 	}
 	r := l.record
 	r.Name, r.Implicit = name, nil
 	v := r.layer()
-	return v, s.install(v, tmp)
+	return v, s.install(ctx, v, st)
+}
+
+// withOpaque returns xattrs with the mark of an opaque directory if old has it.
+func withOpaque(xattrs, old map[string]string) map[string]string {
+	value, ok := old[opaqueXattr]
+	if !ok {
+		return xattrs
+	}
+	all := maps.Clone(xattrs)
+	if all == nil {
+		all = make(map[string]string)
+	}
+	all[opaqueXattr] = value
+	return all
 }
 
 // linkTree makes dst, an empty directory, a copy of the tree src whose files are hard links. Directories

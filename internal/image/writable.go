@@ -48,8 +48,8 @@ type walks struct {
 
 	mu      sync.Mutex
 	trees   map[string]*layerTree // guarded by mu
-	queue   []string         // to be measured; guarded by mu
-	walking bool             // guarded by mu
+	queue   []string              // to be measured; guarded by mu
+	walking bool                  // guarded by mu
 }
 
 // layerTree is one tree's last size and what becomes of the next.

@@ -30,14 +30,22 @@ func (u *unpacker) regular(hdr *tar.Header, base string) (err error) {
 			err = fmt.Errorf("close: %w", cerr)
 		}
 	}()
-	n, err := u.content(fd, isSparse(hdr))
+	sparse := isSparse(hdr)
+	u.tape.off = !sparse
+	n, err := u.content(fd, sparse)
+	u.tape.off = false
 	if err != nil {
 		return err
 	}
 	u.sum.Bytes += (n + block - 1) / block * block
-	if err := setFileMetadata(fd, hdr); err != nil {
+	if err := u.setFileMetadata(fd, hdr); err != nil {
 		return err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	u.tape.rec.File(st.Ino, sparse)
 	return timesOf(hdr).set(u.parent, base)
 }
 
@@ -51,6 +59,7 @@ func (u *unpacker) content(fd int, sparse bool) (int64, error) {
 		if more = err == nil; err != nil && !errors.Is(err, io.EOF) {
 			return 0, fmt.Errorf("read content: %w", err)
 		}
+		u.tape.rec.Content((*pooled)[:n])
 		if err := put(fd, (*pooled)[:n], size, sparse); err != nil {
 			return 0, fmt.Errorf("write: %w", err)
 		}
@@ -119,11 +128,11 @@ func permissions(hdr *tar.Header) uint32 { return uint32(hdr.Mode) & 0o7777 }
 
 // setFileMetadata sets owner, attributes and mode, in the order in which none undoes another: a
 // change of owner clears capabilities and set-id bits.
-func setFileMetadata(fd int, hdr *tar.Header) error {
+func (u *unpacker) setFileMetadata(fd int, hdr *tar.Header) error {
 	if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", hdr.Uid, hdr.Gid, err)
 	}
-	err := eachXattr(hdr, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+	err := u.eachXattr(hdr, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
 	if err != nil {
 		return err
 	}
@@ -134,12 +143,13 @@ func setFileMetadata(fd int, hdr *tar.Header) error {
 }
 
 // setMetadata is setFileMetadata for what cannot be opened for writing.
-func setMetadata(parent int, base string, hdr *tar.Header) error {
+func (u *unpacker) setMetadata(base string, hdr *tar.Header) error {
+	parent := u.parent
 	if err := unix.Fchownat(parent, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown to %d:%d: %w", hdr.Uid, hdr.Gid, err)
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d/%s", parent, base)
-	err := eachXattr(hdr, func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) })
+	err := u.eachXattr(hdr, func(name string, value []byte) error { return unix.Lsetxattr(path, name, value, 0) })
 	if err != nil || hdr.Typeflag == tar.TypeSymlink {
 		return err
 	}
@@ -152,12 +162,13 @@ func setMetadata(parent int, base string, hdr *tar.Header) error {
 
 // eachXattr sets the extended attributes of hdr. Overlayfs's own are left out: in a layer they would
 // redirect lookups. So are those that the file system or the kind of file cannot have.
-func eachXattr(hdr *tar.Header, set func(string, []byte) error) error {
+func (u *unpacker) eachXattr(hdr *tar.Header, set func(string, []byte) error) error {
 	for key, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(key, xattrPrefix)
 		if !ok || strings.HasPrefix(name, overlayXattrs) {
 			continue
 		}
+		u.xattrs = true
 		err := set(name, []byte(value))
 		switch {
 		case err == nil, errors.Is(err, unix.ENOTSUP):

@@ -26,6 +26,7 @@ type tree struct {
 	parent     int    // descriptor of the directory entered last
 	parentName string // its name as entries wrote it; "" when none is open
 	implicit   map[string]struct{}
+	xattrs     bool // anything has been given extended attributes
 }
 
 func (t *tree) close() {
@@ -196,6 +197,7 @@ func (t *tree) opaque(name string) error {
 		return fmt.Errorf("opaque directory: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
+	t.xattrs = true
 	if err := unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0); err != nil {
 		return fmt.Errorf("opaque directory: %w", err)
 	}

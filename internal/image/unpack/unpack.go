@@ -39,20 +39,37 @@ type Summary struct {
 	Implicit []string
 	// Root says whether an entry describes the root directory itself.
 	Root bool
+	// Xattrs says whether anything has extended attributes.
+	Xattrs bool
+}
+
+// Recorder is told what the tar consists of, in its order: with what the files hold, its bytes can be
+// put together again.
+type Recorder interface {
+	// Raw has bytes that are in no file: headers, padding, the stored form of sparse files.
+	Raw(p []byte)
+	// Content has bytes of a file's content.
+	Content(p []byte)
+	// File ends the content of the file with this inode number; apart says that Raw had its stored form.
+	File(inode uint64, apart bool)
 }
 
 const block = 4096
 
 // Layer unpacks the tar that r delivers into the empty directory dir. It reads r to its end, what
-// follows the archive included. On an error the directory holds a part.
-func Layer(ctx context.Context, dir string, r io.Reader, limits Limits) (Summary, error) {
+// follows the archive included. On an error the directory holds a part. Rec may be nil.
+func Layer(ctx context.Context, dir string, r io.Reader, limits Limits, rec Recorder) (Summary, error) {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return Summary{}, fmt.Errorf("open layer directory: %w", err)
 	}
-	all := &limited{r: r, left: limits.Bytes, bounded: limits.Bytes > 0}
+	if rec == nil {
+		rec = nobody{}
+	}
+	all := &tape{r: limited{r: r, left: limits.Bytes, bounded: limits.Bytes > 0}, rec: rec}
 	u := &unpacker{
 		tree:   tree{root: root, implicit: make(map[string]struct{})},
+		tape:   all,
 		tr:     tar.NewReader(all),
 		limits: limits,
 		times:  make(map[string]times),
@@ -64,12 +81,13 @@ func Layer(ctx context.Context, dir string, r io.Reader, limits Limits) (Summary
 	if _, err := io.Copy(io.Discard, all); err != nil {
 		return Summary{}, fmt.Errorf("read layer: %w", err)
 	}
-	u.sum.Implicit = u.implicitDirs()
+	u.sum.Implicit, u.sum.Xattrs = u.implicitDirs(), u.xattrs
 	return u.sum, nil
 }
 
 type unpacker struct {
 	tree
+	tape   *tape
 	tr     *tar.Reader
 	limits Limits
 	sum    Summary
@@ -133,7 +151,7 @@ func (u *unpacker) rootEntry(hdr *tar.Header) error {
 		return err
 	}
 	u.times["."] = timesOf(hdr)
-	return setMetadata(u.parent, ".", hdr)
+	return u.setMetadata(".", hdr)
 }
 
 // create makes the entry base in the directory that was entered, replacing what an earlier entry put
@@ -167,7 +185,7 @@ func (u *unpacker) create(hdr *tar.Header, name, base string) error {
 	default:
 		return fmt.Errorf("entries of type %q are not supported: %w", hdr.Typeflag, errdefs.ErrInvalidArgument)
 	}
-	if err := setMetadata(u.parent, base, hdr); err != nil {
+	if err := u.setMetadata(base, hdr); err != nil {
 		return err
 	}
 	return timesOf(hdr).set(u.parent, base)
@@ -181,7 +199,7 @@ func (u *unpacker) directory(hdr *tar.Header, name, base string, exists bool) er
 	}
 	delete(u.implicit, name)
 	u.times[name] = timesOf(hdr)
-	return setMetadata(u.parent, base, hdr)
+	return u.setMetadata(base, hdr)
 }
 
 func (u *unpacker) hardlink(hdr *tar.Header, base string) error {
@@ -247,6 +265,28 @@ func clean(name string) (string, error) {
 	}
 	return rel, nil
 }
+
+// tape tells the recorder what is read of the tar but the contents of files.
+type tape struct {
+	r   limited
+	rec Recorder
+	off bool // a file's content passes
+}
+
+func (t *tape) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	if !t.off && n > 0 {
+		t.rec.Raw(p[:n])
+	}
+	return n, err
+}
+
+// nobody records nothing.
+type nobody struct{}
+
+func (nobody) Raw([]byte)        {}
+func (nobody) Content([]byte)    {}
+func (nobody) File(uint64, bool) {}
 
 // limited ends a stream that is longer than allowed with an error.
 type limited struct {

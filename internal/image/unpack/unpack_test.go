@@ -83,7 +83,7 @@ func odd() []labimage.Entry {
 func TestEveryOddEntryMatchesUmoci(t *testing.T) {
 	data := layer(t, odd()...)
 	ours := t.TempDir()
-	sum, err := unpack.Layer(t.Context(), ours, bytes.NewReader(data), unpack.Limits{})
+	sum, err := unpack.Layer(t.Context(), ours, bytes.NewReader(data), unpack.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestRealProgramsMatchUmoci(t *testing.T) {
 		}
 		data := layer(t, entries...)
 		ours := t.TempDir()
-		sum, err := unpack.Layer(t.Context(), ours, bytes.NewReader(data), unpack.Limits{})
+		sum, err := unpack.Layer(t.Context(), ours, bytes.NewReader(data), unpack.Limits{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +279,7 @@ func TestHostileLayersStayInside(t *testing.T) {
 			for i := range c.entries {
 				c.entries[i].Linkname = strings.Replace(c.entries[i].Linkname, "VICTIM", victim, 1)
 			}
-			_, err := unpack.Layer(t.Context(), root, bytes.NewReader(layer(t, c.entries...)), unpack.Limits{})
+			_, err := unpack.Layer(t.Context(), root, bytes.NewReader(layer(t, c.entries...)), unpack.Limits{}, nil)
 			if c.want == nil && err != nil || c.want != nil && !c.want(err) {
 				t.Errorf("error %v", err)
 			}
@@ -329,7 +329,7 @@ func TestSparseFilesStaySparse(t *testing.T) {
 			t.Fatal(err)
 		}
 		root := t.TempDir()
-		if _, err = unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{}); err != nil {
+		if _, err = unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		got, err = os.ReadFile(filepath.Join(root, "sparse"))
@@ -355,7 +355,7 @@ func TestHugeHoleIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = unpack.Layer(t.Context(), t.TempDir(), bytes.NewReader(data), unpack.Limits{Bytes: 1 << 30})
+	_, err = unpack.Layer(t.Context(), t.TempDir(), bytes.NewReader(data), unpack.Limits{Bytes: 1 << 30}, nil)
 	if !errdefs.IsResourceExhausted(err) {
 		t.Errorf("error %v", err)
 	}
@@ -364,7 +364,7 @@ func TestHugeHoleIsRefused(t *testing.T) {
 func TestWhatALayerDoesNotDescribeIsTold(t *testing.T) {
 	data := layer(t, labimage.File("a/b/c", 0o644, "x"), labimage.Dir("a", 0o700), labimage.Symlink("l", "far/away"),
 		labimage.File("l/x", 0o644, "x"), labimage.File("gone/x/y", 0o644, "x"), labimage.File("gone", 0o644, "x"))
-	sum, err := unpack.Layer(t.Context(), t.TempDir(), bytes.NewReader(data), unpack.Limits{})
+	sum, err := unpack.Layer(t.Context(), t.TempDir(), bytes.NewReader(data), unpack.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,13 +388,13 @@ func TestBrokenStreams(t *testing.T) {
 		"an error between entries comes through": {io.MultiReader(bytes.NewReader(whole[:len(whole)-1024]), failing{broken}),
 			func(err error) bool { return errors.Is(err, broken) }},
 	} {
-		if _, err := unpack.Layer(t.Context(), t.TempDir(), c.r, unpack.Limits{}); !c.want(err) {
+		if _, err := unpack.Layer(t.Context(), t.TempDir(), c.r, unpack.Limits{}, nil); !c.want(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := unpack.Layer(ctx, t.TempDir(), bytes.NewReader(whole), unpack.Limits{}); !errors.Is(err, context.Canceled) {
+	if _, err := unpack.Layer(ctx, t.TempDir(), bytes.NewReader(whole), unpack.Limits{}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -420,7 +420,7 @@ func FuzzLayer(f *testing.F) {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{Bytes: 1 << 20, Entries: 1000})
+		_, _ = unpack.Layer(t.Context(), root, bytes.NewReader(data), unpack.Limits{Bytes: 1 << 20, Entries: 1000}, nil)
 		if names, err := os.ReadDir(base); err != nil || len(names) != 1 {
 			t.Errorf("beside the layer there is %v, %v", names, err)
 		}
