@@ -150,8 +150,8 @@ func TestContainersThatAreRefusedLeaveNothing(t *testing.T) {
 		"a shared PID namespace that the sandbox has not": {func(c *pod.ContainerSpec) { c.Namespaces.PID = pod.NamespacePod }, errdefs.IsInvalidArgument, "pid namespace"},
 		"unknown capability":                              {func(c *pod.ContainerSpec) { c.Security.AddCaps = []string{"FLY"} }, errdefs.IsInvalidArgument, "FLY"},
 		"sandbox that is absent":                          {func(c *pod.ContainerSpec) { c.Sandbox = pod.NewKey() }, errdefs.IsNotFound, "sandbox"},
-		"recursive read-only on a runtime without": {func(c *pod.ContainerSpec) {
-			c.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", ReadOnly: true, RecursiveReadOnly: true}}
+		"recursive read-only that may be written": {func(c *pod.ContainerSpec) {
+			c.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", RecursiveReadOnly: true}}
 		}, errdefs.IsInvalidArgument, "recursive_read_only"},
 		"a program that is not there": {func(c *pod.ContainerSpec) { c.Command = []string{"/no/such/program"} }, func(err error) bool { return err != nil }, "/no/such/program"},
 	}
