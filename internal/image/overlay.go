@@ -21,20 +21,20 @@ func (s *Store) mount(key string, layers []layerRecord) error {
 	if len(layers) == 0 {
 		m.lowers = []string{filepath.Join(m.dir, "empty")}
 	}
-	if err := s.mountWith(m.mount); err != nil {
+	if err := mountIn(s.dir(layersDir), m.mount); err != nil {
 		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), err)
 	}
 	return nil
 }
 
-// mountWith runs mount on a thread whose working directory is that of the layers.
-func (s *Store) mountWith(mount func() error) error {
+// mountIn runs mount on a thread whose working directory is dir.
+func mountIn(dir string, mount func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread cannot be given back
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
-			err = unix.Chdir(s.dir(layersDir))
+			err = unix.Chdir(dir)
 		}
 		if err == nil {
 			err = mount()

@@ -38,6 +38,11 @@ func checkKey(key string) error {
 // call returns what the first mounted; after a reboot it mounts the same layers again. The image may
 // be removed while the container is there.
 func (s *Store) Prepare(ctx context.Context, key, imageID string) (string, error) {
+	return s.prepareWith(ctx, key, imageID, s.mount)
+}
+
+// prepareWith prepares a root file system that mount mounts.
+func (s *Store) prepareWith(ctx context.Context, key, imageID string, mount mounter) (string, error) {
 	if err := checkKey(key); err != nil {
 		return "", err
 	}
@@ -46,14 +51,17 @@ func (s *Store) Prepare(ctx context.Context, key, imageID string) (string, error
 		return "", err
 	}
 	defer unlock()
-	path, err := s.prepare(key, imageID)
+	path, err := s.prepare(key, imageID, mount)
 	if err != nil {
 		return "", fmt.Errorf("prepare root file system: %w", err)
 	}
 	return path, nil
 }
 
-func (s *Store) prepare(key, imageID string) (_ string, err error) {
+// mounter mounts the root file system of the container key, whose directories are there.
+type mounter func(key string, layers []layerRecord) error
+
+func (s *Store) prepare(key, imageID string, mount mounter) (_ string, err error) {
 	dir := s.containerDir(key)
 	root := filepath.Join(dir, "rootfs")
 	info, fresh, err := s.claim(key, imageID)
@@ -77,7 +85,7 @@ func (s *Store) prepare(key, imageID string) (_ string, err error) {
 		return "", err
 	}
 	s.opts.Hook("rootfs/recorded")
-	err = s.mount(key, info.Layers)
+	err = mount(key, info.Layers)
 	s.opts.Hook("rootfs/mounted")
 	return root, err
 }
@@ -102,7 +110,7 @@ func (s *Store) claim(key, imageID string) (info *rootInfo, fresh bool, err erro
 // attempt under this key is removed first.
 func (s *Store) makeContainer(dir string, info *rootInfo) error {
 	if _, err := os.Lstat(dir); err == nil {
-		if err := unmountAll(filepath.Join(dir, "rootfs")); err != nil {
+		if err := unmountContainer(dir); err != nil {
 			return err
 		}
 		if err := s.discard(dir); err != nil {
@@ -160,7 +168,7 @@ func (s *Store) Release(ctx context.Context, key string) error {
 
 func (s *Store) forget(key string) error {
 	dir := s.containerDir(key)
-	if err := unmountAll(filepath.Join(dir, "rootfs")); err != nil {
+	if err := unmountContainer(dir); err != nil {
 		return err
 	}
 	s.opts.Hook("rootfs/unmounted")
@@ -233,6 +241,12 @@ func (s *Store) readContainer(key string) (*rootInfo, error) {
 		}
 	}
 	return &info, nil
+}
+
+// unmountContainer unmounts what a container's directory holds. It comes before every removal: the view
+// of the layers that a crash may have left there is the layers.
+func unmountContainer(dir string) error {
+	return errors.Join(unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, viewDir)))
 }
 
 func isMounted(path string) (bool, error) {

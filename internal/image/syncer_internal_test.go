@@ -88,7 +88,7 @@ func TestMountByOptionsForOldKernels(t *testing.T) {
 	}
 	lower := filepath.Join("..", containersDir, "a:b,c")
 	m := overlay{lowers: []string{filepath.Join(lower, "empty")}, dir: lower}
-	if err := s.mountWith(m.mountByOptions); err != nil {
+	if err := mountIn(s.dir(layersDir), m.mountByOptions); err != nil {
 		t.Fatal(err)
 	}
 	root := filepath.Join(s.containerDir("a:b,c"), "rootfs")
@@ -101,7 +101,7 @@ func TestMountByOptionsForOldKernels(t *testing.T) {
 	for range 2000 {
 		m.lowers = append(m.lowers, "0123456789abcdef")
 	}
-	if err := s.mountWith(m.mountByOptions); !errors.Is(err, unix.E2BIG) {
+	if err := mountIn(s.dir(layersDir), m.mountByOptions); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("too many layers: %v", err)
 	}
 }

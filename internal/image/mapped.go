@@ -1,0 +1,71 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/idmap"
+	"gantry/internal/netns"
+)
+
+// viewDir is where a container's directory has a view of the layers with mapped ids, while its root
+// file system is being mounted.
+const viewDir = "view"
+
+// PrepareMapped is Prepare for a container in the user namespace of ns, which is pinned: files belong
+// to the same ids inside it as they do without one. The layers are shared with all other containers.
+func (s *Store) PrepareMapped(ctx context.Context, key, imageID string, ns netns.Spec) (string, error) {
+	return s.prepareWith(ctx, key, imageID, func(key string, layers []layerRecord) error {
+		return s.mountMapped(key, layers, ns)
+	})
+}
+
+// mountMapped mounts the layers over a view of them with mapped ids; overlayfs keeps that view, so it
+// need not stay. What the container writes belongs to its ids on the node and is not mapped.
+func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (err error) {
+	dir := s.containerDir(key)
+	if err := chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
+		return err
+	}
+	view := filepath.Join(dir, viewDir)
+	if err := os.MkdirAll(view, 0o755); err != nil {
+		return err
+	}
+	if err := idmap.Mount(s.dir(layersDir), view, ns.User); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmountAll(view)) }()
+	s.opts.Hook("rootfs/view mounted")
+	m := overlay{dir: ".."}
+	for i := range layers { // overlayfs wants the uppermost first
+		m.lowers = append(m.lowers, layers[len(layers)-1-i].Name)
+	}
+	if len(layers) == 0 {
+		m.lowers = []string{filepath.Join(m.dir, "empty")}
+	}
+	if err := mountIn(view, m.mount); err != nil {
+		return fmt.Errorf("mount overlay of %d layers with mapped ids: %w", len(layers), err)
+	}
+	return nil
+}
+
+// chownMapped gives path to the node's ids of its owner's.
+func chownMapped(path string, ns netns.Spec) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	uid, ok := netns.HostID(ns.UIDs, st.Uid)
+	gid, known := netns.HostID(ns.GIDs, st.Gid)
+	if !ok || !known {
+		return fmt.Errorf("the image's root directory belongs to %d:%d, which the user namespace has not: %w",
+			st.Uid, st.Gid, errdefs.ErrInvalidArgument)
+	}
+	return os.Lchown(path, int(uid), int(gid))
+}
