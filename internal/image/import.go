@@ -21,6 +21,11 @@ import (
 	"gantry/internal/pod"
 )
 
+const (
+	dockerFile     = "manifest.json"            // what a docker-archive is known by
+	annotationName = "io.containerd.image.name" // whole name of an image in an OCI layout
+)
+
 // Import takes the images of a tar that holds an OCI layout or a docker-archive (docker save) and
 // returns their ids in the order in which the tar names them. A failed import of several images keeps
 // those before the one that failed.
@@ -175,22 +180,18 @@ func blobName(d digest.Digest) string { return path.Join("blobs", d.Algorithm().
 // images reads what the archive says about its images. Of a tar that is both (as docker save writes
 // it today) the docker part counts, because it has the names.
 func (a *archive) images(ctx context.Context, s *Store) ([]*archived, error) {
-	if _, ok := a.files["manifest.json"]; ok {
+	if _, ok := a.files[dockerFile]; ok {
 		return a.dockerImages()
 	}
-	if _, ok := a.files["index.json"]; ok {
+	if _, ok := a.files[ocispec.ImageIndexFile]; ok {
 		return a.ociImages(ctx, s)
 	}
 	return nil, fmt.Errorf("the tar is no OCI layout and no docker-archive: %w", errdefs.ErrInvalidArgument)
 }
 
 func (a *archive) dockerImages() ([]*archived, error) {
-	var list []struct {
-		Config   string
-		RepoTags []string
-		Layers   []string
-	}
-	if err := a.json("manifest.json", &list); err != nil {
+	var list []dockerManifest
+	if err := a.json(dockerFile, &list); err != nil {
 		return nil, err
 	}
 	var images []*archived
@@ -217,7 +218,7 @@ func (a *archive) dockerImages() ([]*archived, error) {
 
 func (a *archive) ociImages(ctx context.Context, s *Store) ([]*archived, error) {
 	var index ocispec.Index
-	if err := a.json("index.json", &index); err != nil {
+	if err := a.json(ocispec.ImageIndexFile, &index); err != nil {
 		return nil, err
 	}
 	var images []*archived
@@ -237,7 +238,7 @@ func (a *archive) ociImages(ctx context.Context, s *Store) ([]*archived, error) 
 
 // ociNames are the names that an OCI layout gives an image, if it gives it a whole one.
 func ociNames(desc ocispec.Descriptor) []string {
-	name := desc.Annotations["io.containerd.image.name"]
+	name := desc.Annotations[annotationName]
 	if name == "" {
 		name = desc.Annotations[ocispec.AnnotationRefName]
 	}
