@@ -1,5 +1,6 @@
 // Package admin is the local administrator's door: a small HTTP server on a unix socket that only
-// root can open, with profiles, the pulls under way and what was built. Nothing in it changes anything.
+// root can open, with profiles, the pulls under way, what was built, and what the CRI has no call for.
+// What is asked for with GET changes nothing.
 package admin
 
 import (
@@ -48,11 +49,21 @@ func ReadBuild(b Build) Build {
 	return b
 }
 
-// Handler answers GET /pulls, /build and /debug/pprof/.
-func Handler(pulls *Pulls, build Build) http.Handler {
+// Parts are what a handler speaks for.
+type Parts struct {
+	Pulls  *Pulls
+	Build  Build
+	Images Images // nil where there is no native image store
+}
+
+// Handler answers GET /pulls, /build and /debug/pprof/, and what handleImages says.
+func Handler(p Parts) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) { answer(w, pulls.List()) })
-	mux.HandleFunc("GET /build", func(w http.ResponseWriter, _ *http.Request) { answer(w, build) })
+	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Pulls.List()) })
+	mux.HandleFunc("GET /build", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Build) })
+	if p.Images != nil {
+		handleImages(mux, p.Images)
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

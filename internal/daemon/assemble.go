@@ -31,6 +31,7 @@ const engineName = "native"
 // parts are what serving needs.
 type parts struct {
 	manager *lifecycle.Manager
+	images  *image.Store
 }
 
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
@@ -90,7 +91,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	s.onClose("pods", m.Close)
-	return &parts{manager: m}, nil
+	return &parts{manager: m, images: images}, nil
 }
 
 // reached is where fault tests end the server.

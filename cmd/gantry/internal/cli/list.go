@@ -107,9 +107,13 @@ func imageName(x *v1.Container) string {
 
 func (a *app) imagesCommand() *cobra.Command {
 	var f format
+	var pulling bool
 	cmd := &cobra.Command{
-		Use: "images", Short: "List images", Args: cobra.NoArgs,
+		Use: "images", Short: "List images, and look after them", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if pulling {
+				return a.showPulls(cmd.Context(), f.name)
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				images, err := c.Images.ListImages(ctx, nil)
 				if err != nil {
@@ -130,6 +134,8 @@ func (a *app) imagesCommand() *cobra.Command {
 		},
 	}
 	f.flags(cmd)
+	cmd.Flags().BoolVar(&pulling, "pulling", false, "the pulls under way, with the progress of their layers")
+	cmd.AddCommand(a.verifyCommand(), a.exportCommand(), a.importCommand(), a.untagCommand())
 	return cmd
 }
 

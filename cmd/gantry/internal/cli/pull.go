@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -73,7 +72,7 @@ func (a *app) showProgress(ctx context.Context, ref string) (stop func()) {
 	if !term.IsTerminal(int(a.std.Err.Fd())) {
 		return func() {}
 	}
-	socket := filepath.Join(filepath.Dir(strings.TrimPrefix(a.endpoint, "unix://")), admin.SocketName)
+	socket := a.adminSocket()
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {

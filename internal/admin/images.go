@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/image"
+)
+
+// Images is the slice of the image store that administrators reach besides the CRI.
+type Images interface {
+	Verify(ctx context.Context, v image.Verify, each func(*image.Verified)) error
+	ExportAll(ctx context.Context, refs []string, w io.Writer) error
+	Import(ctx context.Context, r io.Reader) (ids []string, err error)
+	Untag(ctx context.Context, tag string) error
+}
+
+// verified is a line of the answer to a verification: an image, or at last why it ended early.
+type verified struct {
+	Image *image.Verified `json:"image,omitempty"`
+	Error string          `json:"error,omitempty"`
+}
+
+// handleImages answers for images:
+//
+//	POST /images/verify?image=REF&repair=true  lines of JSON, an image each, as they are done
+//	GET  /images/export?image=REF              a tar; an error after its first byte breaks the connection
+//	POST /images/import                        takes a tar, answers a JSON list of ids
+//	POST /images/untag?image=TAG
+func handleImages(mux *http.ServeMux, images Images) {
+	mux.HandleFunc("POST /images/verify", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		w.Header().Set("Content-Type", "application/jsonlines")
+		out := json.NewEncoder(w)
+		err := images.Verify(r.Context(), image.Verify{Images: q["image"], Repair: q.Get("repair") == "true"}, func(v *image.Verified) {
+			_ = out.Encode(verified{Image: v}) // the client left
+			_ = http.NewResponseController(w).Flush()
+		})
+		if err != nil {
+			_ = out.Encode(verified{Error: err.Error()})
+		}
+	})
+	mux.HandleFunc("GET /images/export", func(w http.ResponseWriter, r *http.Request) {
+		out := &late{w: w}
+		err := images.ExportAll(r.Context(), r.URL.Query()["image"], out)
+		switch {
+		case err == nil:
+		case out.begun:
+			panic(http.ErrAbortHandler) // the only way to say so in the middle of a body
+		default:
+			refuse(w, err)
+		}
+	})
+	mux.HandleFunc("POST /images/import", func(w http.ResponseWriter, r *http.Request) {
+		ids, err := images.Import(r.Context(), r.Body)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		answer(w, ids)
+	})
+	mux.HandleFunc("POST /images/untag", func(w http.ResponseWriter, r *http.Request) {
+		if err := images.Untag(r.Context(), r.URL.Query().Get("image")); err != nil {
+			refuse(w, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+// late remembers whether anything was written.
+type late struct {
+	w     http.ResponseWriter
+	begun bool
+}
+
+func (l *late) Write(p []byte) (int, error) {
+	if !l.begun {
+		l.w.Header().Set("Content-Type", "application/x-tar")
+		l.begun = true
+	}
+	return l.w.Write(p)
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	switch {
+	case errdefs.IsNotFound(err):
+		code = http.StatusNotFound
+	case errdefs.IsInvalidArgument(err):
+		code = http.StatusBadRequest
+	case errdefs.IsFailedPrecondition(err):
+		code = http.StatusPreconditionFailed
+	case errdefs.IsNotImplemented(err):
+		code = http.StatusNotImplemented
+	}
+	http.Error(w, err.Error(), code)
+}
+
+// VerifyImages verifies images, all if none is named, and tells each as it is done.
+func (c *Client) VerifyImages(ctx context.Context, v image.Verify, each func(*image.Verified)) error {
+	q := url.Values{"image": v.Images}
+	if v.Repair {
+		q.Set("repair", "true")
+	}
+	body, err := c.do(ctx, http.MethodPost, "/images/verify?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	in := json.NewDecoder(body)
+	for {
+		var line verified
+		err := in.Decode(&line)
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the server stopped answering: %w", err)
+		case line.Error != "":
+			return errors.New(line.Error)
+		case line.Image != nil:
+			each(line.Image)
+		}
+	}
+}
+
+// ExportImages writes a tar of images to w. After an error what was written is of no use.
+func (c *Client) ExportImages(ctx context.Context, refs []string, w io.Writer) error {
+	body, err := c.do(ctx, http.MethodGet, "/images/export?"+url.Values{"image": refs}.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	if _, err := io.Copy(w, body); err != nil {
+		return fmt.Errorf("the export broke off, see the server's log: %w", err)
+	}
+	return nil
+}
+
+// ImportImages takes the images of a tar and returns their ids.
+func (c *Client) ImportImages(ctx context.Context, r io.Reader) (ids []string, err error) {
+	body, err := c.do(ctx, http.MethodPost, "/images/import", r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	return ids, json.NewDecoder(body).Decode(&ids)
+}
+
+// UntagImage takes one name from an image.
+func (c *Client) UntagImage(ctx context.Context, tag string) error {
+	body, err := c.do(ctx, http.MethodPost, "/images/untag?"+url.Values{"image": {tag}}.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	return body.Close()
+}
+
+// do sends a request and returns the body of a good answer; a bad one's body is the error.
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 {
+		return resp.Body, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	return nil, errors.New(strings.TrimSpace(string(text)))
+}
