@@ -16,7 +16,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/internal/lab"
@@ -147,9 +149,21 @@ func (n *Node) Restart() {
 	n.start()
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	_, err := n.Runtime.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
-	if err != nil {
-		n.t.Fatalf("server does not answer: %v\n%s", err, n.LogTail())
+	for {
+		// A call may still go out on the connection to the server before, which is dead and not known
+		// to be: its Unavailable says nothing of the new one.
+		_, err := n.Runtime.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || status.Code(err) != codes.Unavailable {
+			n.t.Fatalf("server does not answer: %v\n%s", err, n.LogTail())
+		}
+		select {
+		case <-n.ended:
+			n.t.Fatalf("server ended: %v\n%s", err, n.LogTail())
+		default:
+		}
 	}
 }
 
