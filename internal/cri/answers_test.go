@@ -50,9 +50,7 @@ func node() *memory {
 			container("c1", "aa11", pod.ContainerRunning), container("c2", "aa11", pod.ContainerExited), container("d1", "bb22", pod.ContainerCreated),
 		},
 		images: []*pod.Image{{ID: "sha256:abc", Tags: []string{"example.org/app:1"}, Size: 42, User: "1000:1000"}},
-		stats: map[string]*pod.Stats{"c1": {
-			At: at, CPUUsage: 5 * time.Second, MemoryUsage: 100, MemoryWorkingSet: 60, MemoryRSS: 50, MemoryLimit: 200, Processes: 3,
-		}},
+		stats:  map[string]*pod.Metrics{"c1": containerUsage(at), "aa11": podUsage(at)},
 	}
 	exited := m.containers[1]
 	exited.FinishedAt, exited.ExitCode, exited.Reason, exited.Message = at.Add(time.Minute), 137, pod.ReasonOOMKilled, "killed"
@@ -269,33 +267,6 @@ func TestRuntimeConfig(t *testing.T) {
 		if got := res.GetLinux().GetCgroupDriver(); got != want {
 			t.Errorf("got %v, want %v", got, want)
 		}
-	}
-}
-
-func TestStats(t *testing.T) {
-	s := service(node())
-	res, err := s.ListContainerStats(t.Context(), &runtime.ListContainerStatsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(res.GetStats()) != 1 || res.GetStats()[0].GetAttributes().GetId() != "c1" {
-		t.Fatalf("want the running container alone: %v", res)
-	}
-	one := res.GetStats()[0]
-	if one.GetCpu().GetUsageCoreNanoSeconds().GetValue() != 5e9 || one.GetMemory().GetAvailableBytes().GetValue() != 140 ||
-		one.GetMemory().GetWorkingSetBytes().GetValue() != 60 || one.GetCpu().GetTimestamp() != 100e9 {
-		t.Errorf("%v", one)
-	}
-	pods, err := s.ListPodSandboxStats(t.Context(), &runtime.ListPodSandboxStatsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(pods.GetStats()) != 1 || pods.GetStats()[0].GetLinux().GetProcess().GetProcessCount().GetValue() != 3 ||
-		len(pods.GetStats()[0].GetLinux().GetContainers()) != 1 {
-		t.Errorf("want the ready pod with its container: %v", pods)
-	}
-	if _, err := s.ContainerStats(t.Context(), &runtime.ContainerStatsRequest{ContainerId: "c2"}); !errdefs.IsNotFound(err) {
-		t.Errorf("statistics of an ended container: %v", err)
 	}
 }
 

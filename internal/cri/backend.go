@@ -8,6 +8,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/internal/engine"
+	"gantry/internal/event"
 	"gantry/internal/pod"
 )
 
@@ -28,14 +29,34 @@ type Containers interface {
 	// StopContainer sends the stop signal, waits for grace and kills. Zero kills at once.
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+}
+
+// Resizer changes limits of what runs. What a request leaves zero stays.
+type Resizer interface {
 	UpdateContainer(ctx context.Context, id string, r *pod.Resources) error
+	// UpdatePod takes the pod's new sums; each may be nil.
+	UpdatePod(ctx context.Context, id string, overhead, resources *pod.Resources) error
 }
 
 // ContainerViews answers about containers from memory.
 type ContainerViews interface {
 	Container(ctx context.Context, id string) (*pod.Container, error)
 	Containers(ctx context.Context) []*pod.Container
+}
+
+// Statistics reads what is used now. What does not run is ErrFailedPrecondition or ErrNotFound.
+type Statistics interface {
 	ContainerStats(ctx context.Context, id string) (*pod.Stats, error)
+	PodStats(ctx context.Context, id string) (*pod.Stats, error)
+	// ContainerMetrics and PodMetrics read more, at a higher cost.
+	ContainerMetrics(ctx context.Context, id string) (*pod.Metrics, error)
+	PodMetrics(ctx context.Context, id string) (*pod.Metrics, error)
+}
+
+// Events tells what happens to pods and containers.
+type Events interface {
+	// Events begins to listen, with a replay of what is kept since then unless that is zero.
+	Events(since time.Time) *event.Subscription
 }
 
 // Streams is the slice of lifecycle that moves bytes.

@@ -102,27 +102,6 @@ func (s *Service) filterContainers(ctx context.Context, f *runtime.ContainerFilt
 	return out
 }
 
-// UpdateContainerResources applies new limits; what is zero stays as it is.
-func (s *Service) UpdateContainerResources(ctx context.Context, req *runtime.UpdateContainerResourcesRequest) (*runtime.UpdateContainerResourcesResponse, error) {
-	if err := checkID("container_id", req.GetContainerId()); err != nil {
-		return nil, err
-	}
-	if req.GetWindows() != nil {
-		return nil, unsupported("windows", "this is not a Windows node")
-	}
-	if len(req.GetAnnotations()) > 0 {
-		return nil, unsupported("annotations", "an update knows no annotations")
-	}
-	r, err := resources("linux", req.GetLinux())
-	if err != nil {
-		return nil, err
-	}
-	if r == nil {
-		return nil, invalid("linux", "is required")
-	}
-	return &runtime.UpdateContainerResourcesResponse{}, s.containers.UpdateContainer(ctx, req.GetContainerId(), r)
-}
-
 // seconds converts a timeout; what is longer than time.Duration can say becomes the longest.
 func seconds(field string, n int64) (time.Duration, error) {
 	if n < 0 {

@@ -82,15 +82,26 @@ func userNamespace(field string, u *runtime.UserNamespace) (*pod.UserNamespace, 
 	if len(u.GetGids()) == 0 {
 		return nil, invalid(field+".gids", "must not be empty for mode POD")
 	}
-	uids, err := idMappings(field+".uids", u.GetUids())
+	uids, err := podIDs(field+".uids", u.GetUids())
 	if err != nil {
 		return nil, err
 	}
-	gids, err := idMappings(field+".gids", u.GetGids())
+	gids, err := podIDs(field+".gids", u.GetGids())
 	if err != nil {
 		return nil, err
 	}
 	return &pod.UserNamespace{UIDs: uids, GIDs: gids}, nil
+}
+
+// podIDs holds the rule that the kubelet and other runtimes know: one range, which begins with root.
+func podIDs(field string, list []*runtime.IDMapping) ([]pod.IDMapping, error) {
+	if len(list) != 1 {
+		return nil, invalid(field, "%d mappings; one is supported", len(list))
+	}
+	if list[0].GetContainerId() != 0 {
+		return nil, invalid(field+".container_id", "%d: the range must begin with 0", list[0].GetContainerId())
+	}
+	return idMappings(field, list)
 }
 
 func idMappings(field string, list []*runtime.IDMapping) ([]pod.IDMapping, error) {

@@ -18,6 +18,7 @@ import (
 
 	"gantry/internal/cri"
 	"gantry/internal/engine"
+	"gantry/internal/event"
 	"gantry/internal/pod"
 )
 
@@ -28,12 +29,14 @@ type memory struct {
 	pods       []*pod.Sandbox
 	containers []*pod.Container
 	images     []*pod.Image
-	stats      map[string]*pod.Stats
+	stats      map[string]*pod.Metrics
+	events     *event.Log // nil: one that is closed
 	status     pod.NodeStatus
 
 	grace    time.Duration // of the last StopContainer
 	updated  string        // the container of the last UpdateContainer
 	update   *pod.Resources
+	overhead *pod.Resources
 	pulled   *pod.Pull
 	pulledBy string
 	exec     []string
@@ -115,11 +118,41 @@ func (m *memory) Container(_ context.Context, id string) (*pod.Container, error)
 
 func (m *memory) Containers(context.Context) []*pod.Container { return m.containers }
 
-func (m *memory) ContainerStats(_ context.Context, id string) (*pod.Stats, error) {
+func (m *memory) UpdatePod(ctx context.Context, id string, overhead, r *pod.Resources) error {
+	m.updated, m.overhead, m.update = id, overhead, r
+	return m.StopPod(ctx, id)
+}
+
+func (m *memory) ContainerStats(ctx context.Context, id string) (*pod.Stats, error) {
+	s, err := m.ContainerMetrics(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &s.Stats, nil
+}
+
+func (m *memory) PodStats(ctx context.Context, id string) (*pod.Stats, error) {
+	return m.ContainerStats(ctx, id)
+}
+
+func (m *memory) ContainerMetrics(_ context.Context, id string) (*pod.Metrics, error) {
 	if s, ok := m.stats[id]; ok {
 		return s, nil
 	}
-	return nil, fmt.Errorf("cgroup of container %s: %w", id, errdefs.ErrNotFound)
+	return nil, fmt.Errorf("cgroup of %s: %w", id, errdefs.ErrNotFound)
+}
+
+func (m *memory) PodMetrics(ctx context.Context, id string) (*pod.Metrics, error) {
+	return m.ContainerMetrics(ctx, id)
+}
+
+func (m *memory) Events(since time.Time) *event.Subscription {
+	if m.events == nil {
+		closed := event.New(event.Options{})
+		closed.Close()
+		return closed.Subscribe(since)
+	}
+	return m.events.Subscribe(since)
 }
 
 func (m *memory) ExecSync(_ context.Context, _ string, args []string, timeout time.Duration) (*pod.ExecResult, error) {
@@ -222,7 +255,7 @@ func serve(t *testing.T, m *memory, in cri.Interceptors) (*grpc.ClientConn, stri
 
 func service(m *memory) *cri.Service {
 	return cri.New(cri.Options{
-		Pods: m, Containers: m, Views: m, Streams: m, Images: m, Node: m, URLs: addresses{m}, Version: "1.2.3",
+		Pods: m, Containers: m, Resizer: m, Views: m, Statistics: m, Events: m, Streams: m, Images: m, Node: m, URLs: addresses{m}, Version: "1.2.3",
 	})
 }
 

@@ -46,6 +46,11 @@ func TestRunPodSandboxRefuses(t *testing.T) {
 		{"CONTAINER is for processes", func(c *runtime.PodSandboxConfig) { options(c).Network = runtime.NamespaceMode_CONTAINER }, "namespace_options.network", 0},
 		{"a namespace mode is known", func(c *runtime.PodSandboxConfig) { options(c).Pid = 9 }, "namespace_options.pid", 0},
 		{"a user namespace has mappings", func(c *runtime.PodSandboxConfig) { options(c).UsernsOptions.Gids = nil }, "userns_options.gids", 0},
+		{"a user namespace has one range", func(c *runtime.PodSandboxConfig) {
+			u := options(c).UsernsOptions
+			u.Uids = append(u.Uids, &runtime.IDMapping{ContainerId: 100, HostId: 7, Length: 1})
+		}, "userns_options.uids", 0},
+		{"a user namespace has a root", func(c *runtime.PodSandboxConfig) { options(c).UsernsOptions.Gids[0].ContainerId = 1 }, "userns_options.gids.container_id", 0},
 		{"a mapping has a length", func(c *runtime.PodSandboxConfig) { options(c).UsernsOptions.Uids[0].Length = 0 }, "userns_options.uids.length", 0},
 		{"a mapping ends at 2^32", func(c *runtime.PodSandboxConfig) { options(c).UsernsOptions.Uids[0].HostId = 1<<32 - 1 }, "userns_options.uids.host_id", 0},
 		{"the node's ids are not mapped", func(c *runtime.PodSandboxConfig) { options(c).UsernsOptions.Mode = runtime.NamespaceMode_NODE }, "userns_options.uids", 0},

@@ -26,7 +26,10 @@ const legacy = "runtime.v1alpha2"
 type Options struct {
 	Pods       Pods
 	Containers Containers
+	Resizer    Resizer
 	Views      ContainerViews
+	Statistics Statistics
+	Events     Events
 	Streams    Streams
 	Images     Images
 	Node       Node
@@ -44,7 +47,10 @@ type Service struct {
 
 	pods       Pods
 	containers Containers
+	resizer    Resizer
 	views      ContainerViews
+	statistics Statistics
+	events     Events
 	streams    Streams
 	images     Images
 	node       Node
@@ -61,7 +67,8 @@ var (
 // New returns the services over o's backends.
 func New(o Options) *Service {
 	s := &Service{
-		pods: o.Pods, containers: o.Containers, views: o.Views, streams: o.Streams,
+		pods: o.Pods, containers: o.Containers, resizer: o.Resizer, views: o.Views,
+		statistics: o.Statistics, events: o.Events, streams: o.Streams,
 		images: o.Images, node: o.Node, urls: o.URLs, log: o.Log, version: o.Version,
 	}
 	if s.log == nil {

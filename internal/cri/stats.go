@@ -18,7 +18,7 @@ func (s *Service) ContainerStats(ctx context.Context, req *runtime.ContainerStat
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.views.ContainerStats(ctx, c.ID)
+	st, err := s.statistics.ContainerStats(ctx, c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -45,46 +45,32 @@ func (s *Service) StreamContainerStats(req *runtime.StreamContainerStatsRequest,
 	})
 }
 
+// listStats leaves out what ended between the list and the reading.
 func (s *Service) listStats(ctx context.Context, f *runtime.ContainerStatsFilter) ([]*runtime.ContainerStats, error) {
-	readings, err := s.readings(ctx, &runtime.ContainerFilter{
-		Id: f.GetId(), PodSandboxId: f.GetPodSandboxId(), LabelSelector: f.GetLabelSelector(),
-	})
-	if err != nil {
-		return nil, err
-	}
 	var out []*runtime.ContainerStats
-	for _, r := range readings {
-		out = append(out, fromStats(r.container, r.stats))
-	}
-	return out, nil
-}
-
-// reading is what a running container used when it was asked.
-type reading struct {
-	container *pod.Container
-	stats     *pod.Stats
-}
-
-// readings leaves out what ended between the list and the reading.
-func (s *Service) readings(ctx context.Context, f *runtime.ContainerFilter) ([]reading, error) {
-	var out []reading
-	for _, c := range s.filterContainers(ctx, f) {
-		if c.State != pod.ContainerRunning {
-			continue
-		}
-		st, err := s.views.ContainerStats(ctx, c.ID)
-		if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
+	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{
+		Id: f.GetId(), PodSandboxId: f.GetPodSandboxId(), LabelSelector: f.GetLabelSelector(), State: running,
+	}) {
+		st, err := s.statistics.ContainerStats(ctx, c.ID)
+		if notRunning(err) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, reading{c, st})
+		out = append(out, fromStats(c, st))
 	}
 	return out, nil
 }
 
-// PodSandboxStats adds up the running containers of one sandbox.
+var (
+	running = &runtime.ContainerStateValue{State: runtime.ContainerState_CONTAINER_RUNNING}
+	ready   = &runtime.PodSandboxStateValue{State: runtime.PodSandboxState_SANDBOX_READY}
+)
+
+func notRunning(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) }
+
+// PodSandboxStats reads what a sandbox uses as a whole, and its running containers.
 func (s *Service) PodSandboxStats(ctx context.Context, req *runtime.PodSandboxStatsRequest) (*runtime.PodSandboxStatsResponse, error) {
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
@@ -93,14 +79,18 @@ func (s *Service) PodSandboxStats(ctx context.Context, req *runtime.PodSandboxSt
 	if err != nil {
 		return nil, err
 	}
-	readings, err := s.readings(ctx, &runtime.ContainerFilter{PodSandboxId: sb.ID})
+	containers, err := s.listStats(ctx, &runtime.ContainerStatsFilter{PodSandboxId: sb.ID})
 	if err != nil {
 		return nil, err
 	}
-	return &runtime.PodSandboxStatsResponse{Stats: fromPodStats(sb, readings)}, nil
+	st, err := s.podStats(ctx, sb, containers)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.PodSandboxStatsResponse{Stats: st}, nil
 }
 
-// ListPodSandboxStats adds up the containers of every ready sandbox that the filter lets through.
+// ListPodSandboxStats reads every ready sandbox that the filter lets through.
 func (s *Service) ListPodSandboxStats(ctx context.Context, req *runtime.ListPodSandboxStatsRequest) (*runtime.ListPodSandboxStatsResponse, error) {
 	list, err := s.listPodStats(ctx, req.GetFilter())
 	if err != nil {
@@ -121,18 +111,39 @@ func (s *Service) StreamPodSandboxStats(req *runtime.StreamPodSandboxStatsReques
 }
 
 func (s *Service) listPodStats(ctx context.Context, f *runtime.PodSandboxStatsFilter) ([]*runtime.PodSandboxStats, error) {
-	readings, err := s.readings(ctx, nil)
+	bySandbox := make(map[string][]*pod.Container)
+	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{PodSandboxId: f.GetId(), State: running}) {
+		bySandbox[c.SandboxID] = append(bySandbox[c.SandboxID], c)
+	}
+	var out []*runtime.PodSandboxStats
+	for _, sb := range s.filterPods(ctx, &runtime.PodSandboxFilter{Id: f.GetId(), LabelSelector: f.GetLabelSelector(), State: ready}) {
+		var containers []*runtime.ContainerStats
+		for _, c := range bySandbox[sb.ID] {
+			st, err := s.statistics.ContainerStats(ctx, c.ID)
+			if notRunning(err) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			containers = append(containers, fromStats(c, st))
+		}
+		st, err := s.podStats(ctx, sb, containers)
+		if errdefs.IsNotFound(err) { // removed meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+func (s *Service) podStats(ctx context.Context, sb *pod.Sandbox, containers []*runtime.ContainerStats) (*runtime.PodSandboxStats, error) {
+	st, err := s.statistics.PodStats(ctx, sb.ID)
 	if err != nil {
 		return nil, err
 	}
-	bySandbox := make(map[string][]reading)
-	for _, r := range readings {
-		bySandbox[r.container.SandboxID] = append(bySandbox[r.container.SandboxID], r)
-	}
-	ready := &runtime.PodSandboxStateValue{State: runtime.PodSandboxState_SANDBOX_READY}
-	var out []*runtime.PodSandboxStats
-	for _, sb := range s.filterPods(ctx, &runtime.PodSandboxFilter{Id: f.GetId(), LabelSelector: f.GetLabelSelector(), State: ready}) {
-		out = append(out, fromPodStats(sb, bySandbox[sb.ID]))
-	}
-	return out, nil
+	return fromPodStats(sb, st, containers), nil
 }

@@ -26,28 +26,3 @@ func (s *Service) CheckpointPod(context.Context, *runtime.CheckpointPodRequest) 
 func (s *Service) RestorePod(context.Context, *runtime.RestorePodRequest) (*runtime.RestorePodResponse, error) {
 	return nil, unbuilt("RestorePod")
 }
-
-// GetContainerEvents answers Unimplemented; the kubelet then lists instead.
-func (s *Service) GetContainerEvents(*runtime.GetEventsRequest, runtime.RuntimeService_GetContainerEventsServer) error {
-	return unbuilt("GetContainerEvents")
-}
-
-// ListMetricDescriptors answers Unimplemented.
-func (s *Service) ListMetricDescriptors(context.Context, *runtime.ListMetricDescriptorsRequest) (*runtime.ListMetricDescriptorsResponse, error) {
-	return nil, unbuilt("ListMetricDescriptors")
-}
-
-// ListPodSandboxMetrics answers Unimplemented.
-func (s *Service) ListPodSandboxMetrics(context.Context, *runtime.ListPodSandboxMetricsRequest) (*runtime.ListPodSandboxMetricsResponse, error) {
-	return nil, unbuilt("ListPodSandboxMetrics")
-}
-
-// StreamPodSandboxMetrics answers Unimplemented.
-func (s *Service) StreamPodSandboxMetrics(*runtime.StreamPodSandboxMetricsRequest, runtime.RuntimeService_StreamPodSandboxMetricsServer) error {
-	return unbuilt("StreamPodSandboxMetrics")
-}
-
-// UpdatePodSandboxResources answers Unimplemented.
-func (s *Service) UpdatePodSandboxResources(context.Context, *runtime.UpdatePodSandboxResourcesRequest) (*runtime.UpdatePodSandboxResourcesResponse, error) {
-	return nil, unbuilt("UpdatePodSandboxResources")
-}

@@ -46,7 +46,8 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 		return err
 	}
 	service := cri.New(cri.Options{
-		Pods: p.manager, Containers: p.manager, Views: p.manager, Streams: p.manager,
+		Pods: p.manager, Containers: p.manager, Resizer: p.manager, Views: p.manager,
+		Statistics: p.manager, Events: p.manager, Streams: p.manager,
 		Images: watchedImages{p.manager, &pulls}, Node: p.manager, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
@@ -62,6 +63,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	case err = <-broken:
 	}
 	notify("STOPPING=1")
+	p.manager.EndEvents() // these calls would never end by themselves
 	s.log.Info("gantry is asked to end: no new calls; containers go on")
 	stop()
 	return err

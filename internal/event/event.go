@@ -51,6 +51,7 @@ type Log struct {
 	kept      []Event                    // guarded by mu; a ring whose oldest is at next once it is full
 	next      int                        // guarded by mu
 	listeners map[*Subscription]struct{} // guarded by mu
+	closed    bool                       // guarded by mu
 }
 
 // New returns a Log that is complete from now on.
@@ -77,12 +78,31 @@ func (l *Log) Publish(snapshot func() Event) {
 		select {
 		case s.events <- ev:
 		default:
-			s.err = fmt.Errorf("more than %d events wait for this listener, the next was at %s: list anew: %w",
-				cap(s.events), ev.At.Format(time.RFC3339Nano), errdefs.ErrResourceExhausted)
-			delete(l.listeners, s)
-			close(s.events)
+			l.end(s, fmt.Errorf("more than %d events wait for this listener, the next was at %s: list anew: %w",
+				cap(s.events), ev.At.Format(time.RFC3339Nano), errdefs.ErrResourceExhausted))
 		}
 	}
+}
+
+// Close cuts off every listener, and those that come later. Publish goes on to work.
+func (l *Log) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for s := range l.listeners {
+		l.end(s, errClosed())
+	}
+}
+
+func errClosed() error {
+	return fmt.Errorf("no more events: the server ends: %w", errdefs.ErrUnavailable)
+}
+
+// end cuts a listener off. mu is held.
+func (l *Log) end(s *Subscription, why error) {
+	s.err = why
+	delete(l.listeners, s)
+	close(s.events)
 }
 
 // stamp is now, or a nanosecond after the last event where the clock says less. mu is held.
@@ -130,6 +150,9 @@ func (l *Log) Subscribe(since time.Time) *Subscription {
 		}
 	}
 	l.listeners[s] = struct{}{}
+	if l.closed {
+		l.end(s, errClosed())
+	}
 	return s
 }
 
@@ -137,7 +160,8 @@ func (l *Log) Subscribe(since time.Time) *Subscription {
 // was cut off.
 func (s *Subscription) Events() <-chan Event { return s.events }
 
-// Err says why Events was closed: errdefs.ErrResourceExhausted. It is for after that.
+// Err says why Events was closed: errdefs.ErrResourceExhausted for a listener that fell behind,
+// errdefs.ErrUnavailable when the Log was closed. It is for after that.
 func (s *Subscription) Err() error { return s.err }
 
 // Close ends the listening.

@@ -122,3 +122,21 @@ func TestReplay(t *testing.T) {
 		}
 	})
 }
+
+func TestCloseEndsEveryListener(t *testing.T) {
+	l := event.New(event.Options{})
+	before := l.Subscribe(time.Time{})
+	publish(l, "last")
+	l.Close()
+	publish(l, "unheard")
+	after := l.Subscribe(time.Time{})
+	if ev := <-before.Events(); ev.ID != "last" {
+		t.Errorf("got %v", ev)
+	}
+	for rule, s := range map[string]*event.Subscription{"one from before": before, "one that comes later": after} {
+		if ev, ok := <-s.Events(); ok || !errdefs.IsUnavailable(s.Err()) {
+			t.Errorf("%s got %v and then %v", rule, ev, s.Err())
+		}
+		s.Close()
+	}
+}

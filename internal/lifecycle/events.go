@@ -11,6 +11,9 @@ import (
 // earlier events too, unless it is zero. The caller closes the subscription.
 func (m *Manager) Events(since time.Time) *event.Subscription { return m.events.Subscribe(since) }
 
+// EndEvents ends every subscription, and those that come later: the server is about to end.
+func (m *Manager) EndEvents() { m.events.Close() }
+
 // podChanged tells of a sandbox's change, if it is one that clients know of. A sandbox has stopped
 // when all of StopPod is done, and is deleted when its record is.
 func (m *Manager) podChanged(p *podEntry, was, is *pod.Sandbox) {

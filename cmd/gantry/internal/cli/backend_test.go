@@ -16,6 +16,7 @@ import (
 
 	"gantry/internal/crilog"
 	"gantry/internal/engine"
+	"gantry/internal/event"
 	"gantry/internal/pod"
 )
 
@@ -198,6 +199,45 @@ func (b *backend) Containers(context.Context) []*pod.Container {
 
 func (b *backend) ContainerStats(context.Context, string) (*pod.Stats, error) {
 	return &pod.Stats{At: time.Now(), CPUUsage: 1500 * time.Millisecond, MemoryWorkingSet: 2_500_000}, nil
+}
+
+func (b *backend) PodStats(ctx context.Context, id string) (*pod.Stats, error) {
+	return b.ContainerStats(ctx, id)
+}
+
+func (b *backend) ContainerMetrics(context.Context, string) (*pod.Metrics, error) {
+	return &pod.Metrics{}, nil
+}
+
+func (b *backend) PodMetrics(context.Context, string) (*pod.Metrics, error) {
+	return &pod.Metrics{}, nil
+}
+
+func (b *backend) UpdatePod(context.Context, string, *pod.Resources, *pod.Resources) error {
+	return nil
+}
+
+// Events knows of what there is, as if it had just happened.
+func (b *backend) Events(since time.Time) *event.Subscription {
+	l := event.New(event.Options{})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	tell := func(kind event.Kind, id string, sb *pod.Sandbox, containers ...*pod.Container) {
+		l.Publish(func() event.Event { return event.Event{Kind: kind, ID: id, Sandbox: sb, Containers: containers} })
+	}
+	for _, p := range b.pods {
+		tell(event.Created, p.ID, p)
+		for _, c := range b.containers {
+			if c.SandboxID == p.ID {
+				tell(event.Created, c.ID, p, c)
+			}
+			if c.SandboxID == p.ID && c.State == pod.ContainerExited {
+				tell(event.Stopped, c.ID, p, c)
+				tell(event.Deleted, c.ID, p)
+			}
+		}
+	}
+	return l.Subscribe(since)
 }
 
 func (b *backend) ExecSync(context.Context, string, []string, time.Duration) (*pod.ExecResult, error) {

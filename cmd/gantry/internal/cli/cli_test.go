@@ -36,7 +36,7 @@ func start(t testing.TB, dir string) (endpoint string, stop func()) {
 	}
 	go func() { _ = streams.Serve() }()
 	g := cri.NewServer(cri.New(cri.Options{
-		Pods: b, Containers: b, Views: b, Streams: b, Images: b, Node: b, URLs: streams, Version: "test",
+		Pods: b, Containers: b, Resizer: b, Views: b, Statistics: b, Events: b, Streams: b, Images: b, Node: b, URLs: streams, Version: "test",
 	}), cri.Interceptors{})
 	path := filepath.Join(dir, "gantry.sock")
 	ln, err := net.Listen("unix", path)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -70,6 +71,16 @@ func printJSON(w io.Writer, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
+	return nil
+}
+
+// printLine prints JSON on one line; protojson's own spacing is unstable on purpose.
+func printLine(w io.Writer, data []byte) error {
+	var b bytes.Buffer
+	if err := json.Compact(&b, data); err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	fmt.Fprintln(w, b.String())
 	return nil
 }
 

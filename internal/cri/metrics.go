@@ -1,0 +1,74 @@
+package cri
+
+import (
+	"context"
+	"slices"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/pod"
+)
+
+// ListMetricDescriptors lists what ListPodSandboxMetrics may hold.
+func (s *Service) ListMetricDescriptors(context.Context, *runtime.ListMetricDescriptorsRequest) (*runtime.ListMetricDescriptorsResponse, error) {
+	res := &runtime.ListMetricDescriptorsResponse{}
+	for _, m := range allMetrics() {
+		res.Descriptors = append(res.Descriptors, &runtime.MetricDescriptor{
+			Name: m.name, Help: m.help, LabelKeys: append(slices.Clone(baseLabels), m.labels...),
+		})
+	}
+	return res, nil
+}
+
+// ListPodSandboxMetrics reads the metrics of every ready sandbox and its running containers.
+func (s *Service) ListPodSandboxMetrics(ctx context.Context, _ *runtime.ListPodSandboxMetricsRequest) (*runtime.ListPodSandboxMetricsResponse, error) {
+	list, err := s.listMetrics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.ListPodSandboxMetricsResponse{PodMetrics: list}, nil
+}
+
+// StreamPodSandboxMetrics is ListPodSandboxMetrics in messages of bounded size.
+func (s *Service) StreamPodSandboxMetrics(_ *runtime.StreamPodSandboxMetricsRequest, stream runtime.RuntimeService_StreamPodSandboxMetricsServer) error {
+	list, err := s.listMetrics(stream.Context())
+	if err != nil {
+		return err
+	}
+	return chunks(list, func(part []*runtime.PodSandboxMetrics) error {
+		return stream.Send(&runtime.StreamPodSandboxMetricsResponse{PodSandboxMetrics: part})
+	})
+}
+
+// listMetrics leaves out what ended meanwhile.
+func (s *Service) listMetrics(ctx context.Context) ([]*runtime.PodSandboxMetrics, error) {
+	bySandbox := make(map[string][]*pod.Container)
+	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{State: running}) {
+		bySandbox[c.SandboxID] = append(bySandbox[c.SandboxID], c)
+	}
+	var out []*runtime.PodSandboxMetrics
+	for _, sb := range s.filterPods(ctx, &runtime.PodSandboxFilter{State: ready}) {
+		m, err := s.statistics.PodMetrics(ctx, sb.ID)
+		if notRunning(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		of := &runtime.PodSandboxMetrics{PodSandboxId: sb.ID, Metrics: fromMetrics(&measured{sandbox: sb, Metrics: m})}
+		for _, c := range bySandbox[sb.ID] {
+			m, err := s.statistics.ContainerMetrics(ctx, c.ID)
+			if notRunning(err) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			of.ContainerMetrics = append(of.ContainerMetrics, &runtime.ContainerMetrics{
+				ContainerId: c.ID, Metrics: fromMetrics(&measured{sandbox: sb, container: c, Metrics: m}),
+			})
+		}
+		out = append(out, of)
+	}
+	return out, nil
+}
