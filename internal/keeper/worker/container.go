@@ -188,10 +188,15 @@ func (c *container) prepare() error {
 	return c.keep(made)
 }
 
-// fifo opens one of the container's FIFOs and makes it where it is missing.
+// fifo opens one of the container's FIFOs and makes it where it is missing. The directory keeps others
+// away; the container itself, whatever user it is on the node, may open its /dev/stdout.
 func (c *container) fifo(name string, flags int) (int, error) {
 	path := filepath.Join(c.dir, name)
-	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := unix.Mkfifo(path, 0o600)
+	if err == nil {
+		err = unix.Chmod(path, 0o666)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, fmt.Errorf("make fifo %s: %w", path, err)
 	}
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
