@@ -22,21 +22,40 @@ func Mount(source, target, userns string) error {
 }
 
 func mount(source, target, userns string) error {
-	ns, err := os.Open(userns)
+	tree, err := mapped(source, userns)
 	if err != nil {
 		return err
+	}
+	defer func() { _ = unix.Close(tree) }()
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// Check says whether source could be mounted so, as Mount would.
+func Check(source, userns string) error {
+	tree, err := mapped(source, userns)
+	if err != nil {
+		return fmt.Errorf("map the ids of %s: %w", source, err)
+	}
+	return unix.Close(tree)
+}
+
+// mapped returns a view of source that is mounted nowhere.
+func mapped(source, userns string) (int, error) {
+	ns, err := os.Open(userns)
+	if err != nil {
+		return -1, err
 	}
 	defer ns.Close()
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
-		return unsupported(err)
+		return -1, unsupported(err)
 	}
-	defer func() { _ = unix.Close(tree) }()
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		return unsupported(err)
+		_ = unix.Close(tree)
+		return -1, unsupported(err)
 	}
-	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return tree, nil
 }
 
 // unsupported classifies what the kernel says when it, or the file system, has no mapped mounts.

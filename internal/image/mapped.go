@@ -26,11 +26,19 @@ func (s *Store) PrepareMapped(ctx context.Context, key, imageID string, ns netns
 	})
 }
 
+// MapsIDs says whether the layers can be shown with the ids of the user namespace pinned at userns.
+func (s *Store) MapsIDs(userns string) error { return idmap.Check(s.dir(layersDir), userns) }
+
 // mountMapped mounts the layers over a view of them with mapped ids; overlayfs keeps that view, so it
 // need not stay. What the container writes belongs to its ids on the node and is not mapped.
 func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (err error) {
 	dir := s.containerDir(key)
 	if err := chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
+		return err
+	}
+	// Root inside must reach the root file system; nobody else need.
+	root, _ := netns.HostID(ns.GIDs, 0)
+	if err := errors.Join(os.Lchown(dir, 0, int(root)), os.Chmod(dir, 0o710)); err != nil {
 		return err
 	}
 	view := filepath.Join(dir, viewDir)

@@ -117,8 +117,11 @@ func (s *Store) makeContainer(dir string, info *rootInfo) error {
 			return err
 		}
 	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
 	for _, d := range []string{"rootfs", "upper", "work", "empty"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return err
 		}
 	}

@@ -179,6 +179,12 @@ func (s *Store) load() error {
 			return err
 		}
 	}
+	// Containers in user namespaces pass through these to their own directories, and see nothing else.
+	for _, d := range []string{"", containersDir} {
+		if err := os.Chmod(s.dir(d), 0o711); err != nil {
+			return err
+		}
+	}
 	lock, err := os.OpenFile(filepath.Join(s.opts.Root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err

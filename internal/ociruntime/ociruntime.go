@@ -38,6 +38,9 @@ type Features struct {
 	OCIVersion    string   // the highest that it accepts
 	MountOptions  []string // that it knows; where it does not say, what its version is known to have
 	SystemdCgroup bool     // it can make cgroups through systemd
+	// UserNamespaces says that it joins a user namespace; a runtime that says nothing about namespaces
+	// does, if it is crun or runc.
+	UserNamespaces bool
 }
 
 // RecursiveReadOnly says whether the runtime knows the mount option "rro".
@@ -83,6 +86,7 @@ func Probe(ctx context.Context, path string) (*Features, error) {
 	}
 	f.Name, f.Version = parseVersion(out, f.Name)
 	f.SystemdCgroup = f.Name != "crun" || bytes.Contains(out, []byte("+SYSTEMD"))
+	f.UserNamespaces = f.Name == "crun" || f.Name == "runc"
 	// Runtimes of the time before the command print a usage text or an error.
 	if out, err := output(ctx, path, "features"); err == nil {
 		f.read(out)
@@ -108,7 +112,8 @@ func (f *Features) read(out []byte) {
 		OCIVersionMax string   `json:"ociVersionMax"`
 		MountOptions  []string `json:"mountOptions"`
 		Linux         struct {
-			Cgroup struct {
+			Namespaces []string `json:"namespaces"`
+			Cgroup     struct {
 				Systemd *bool `json:"systemd"`
 			} `json:"cgroup"`
 		} `json:"linux"`
@@ -121,6 +126,9 @@ func (f *Features) read(out []byte) {
 		f.OCIVersion = v
 	}
 	f.MountOptions = said.MountOptions
+	if n := said.Linux.Namespaces; n != nil {
+		f.UserNamespaces = slices.Contains(n, "user")
+	}
 	if s := said.Linux.Cgroup.Systemd; s != nil {
 		f.SystemdCgroup = *s
 	}

@@ -10,24 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Owner is whom a file belongs to, in the node's ids.
+type Owner struct{ UID, GID int }
+
 // MakeDirs makes directories in a root file system where they are missing: an image's volumes and
 // the working directory need not be in any layer. A volume that the client does not mount over is
-// part of the container's writable layer. Links in rootfs never lead outside it.
-func MakeDirs(rootfs string, dirs ...string) error {
+// part of the container's writable layer. They belong to owner. Links in rootfs never lead outside it.
+func MakeDirs(rootfs string, owner Owner, dirs ...string) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: rootfs, Err: err}
 	}
 	defer func() { _ = unix.Close(root) }()
 	for _, dir := range dirs {
-		if err := makeDir(root, path.Join("/", dir)); err != nil {
+		if err := makeDir(root, owner, path.Join("/", dir)); err != nil {
 			return fmt.Errorf("make %s in the root file system: %w", dir, err)
 		}
 	}
 	return nil
 }
 
-func makeDir(root int, dir string) error {
+func makeDir(root int, owner Owner, dir string) error {
 	if fd, err := openDir(root, dir); !errors.Is(err, unix.ENOENT) {
 		if err == nil {
 			_ = unix.Close(fd)
@@ -36,7 +39,7 @@ func makeDir(root int, dir string) error {
 	}
 	parent := "/"
 	for name := range strings.SplitSeq(dir[1:], "/") {
-		if err := makeEntry(root, parent, name); err != nil {
+		if err := makeEntry(root, owner, parent, name); err != nil {
 			return err
 		}
 		parent = path.Join(parent, name)
@@ -44,16 +47,18 @@ func makeDir(root int, dir string) error {
 	return nil
 }
 
-func makeEntry(root int, parent, name string) error {
+func makeEntry(root int, owner Owner, parent, name string) error {
 	fd, err := openDir(root, parent)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Mkdirat(fd, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.Mkdirat(fd, name, 0o755); errors.Is(err, unix.EEXIST) {
+		return nil
+	} else if err != nil {
 		return err
 	}
-	return nil
+	return unix.Fchownat(fd, name, owner.UID, owner.GID, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func openDir(root int, dir string) (int, error) {

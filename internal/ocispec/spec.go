@@ -6,6 +6,7 @@ package ocispec
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -26,7 +27,7 @@ type Request struct {
 	Namespaces  Namespaces
 	Files       Files
 	User        User        // from FindUser
-	Mounts      []pod.Mount // from ResolveMounts
+	Mounts      []pod.Mount // from ResolveMounts; mapped ids are the engine's to mount and to take away
 	Devices     []Device    // from ResolveDevices
 	Node        Node
 }
@@ -36,6 +37,8 @@ type Namespaces struct {
 	Net string
 	IPC string
 	UTS string
+	// User owns the others where the sandbox has one of its own.
+	User string
 	// PID is joined when the container shares its pod's or another container's PID namespace.
 	PID string
 }
@@ -100,8 +103,8 @@ func Build(r *Request) (*specs.Spec, error) {
 // refuse names the first field that asks for what neither this package nor the node can do.
 func refuse(r *Request) error {
 	c := r.Container
-	if c.Namespaces.User != nil || r.Sandbox.Namespaces.User != nil {
-		return fmt.Errorf("userns_options: user namespaces: %w", errdefs.ErrNotImplemented)
+	if own := c.Namespaces.User; own != nil && !reflect.DeepEqual(own, r.Sandbox.Namespaces.User) {
+		return fmt.Errorf("userns_options: not those of the pod: %w", errdefs.ErrInvalidArgument)
 	}
 	if len(c.CDIDevices) > 0 {
 		return fmt.Errorf("CDI_devices: %s: %w", c.CDIDevices[0], errdefs.ErrNotImplemented)
@@ -147,6 +150,9 @@ func linux(r *Request) (*specs.Linux, error) {
 		Namespaces:  namespaces,
 		Resources:   resources,
 	}
+	if user := r.Sandbox.Namespaces.User; user != nil {
+		l.UIDMappings, l.GIDMappings = IDMappings(user.UIDs), IDMappings(user.GIDs)
+	}
 	sec := r.Container.Security
 	if !sec.Privileged {
 		l.MaskedPaths = sec.MaskedPaths
@@ -165,6 +171,7 @@ func namespaces(r *Request) ([]specs.LinuxNamespace, error) {
 			all = append(all, specs.LinuxNamespace{Type: kind, Path: path})
 		}
 	}
+	join(specs.UserNamespace, r.Namespaces.User)
 	join(specs.NetworkNamespace, r.Namespaces.Net)
 	join(specs.IPCNamespace, r.Namespaces.IPC)
 	join(specs.UTSNamespace, r.Namespaces.UTS)
@@ -184,6 +191,15 @@ func namespaces(r *Request) ([]specs.LinuxNamespace, error) {
 		all = append(all, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return all, nil
+}
+
+// IDMappings are what a user namespace maps, as OCI runtimes want to hear it.
+func IDMappings(ids []pod.IDMapping) []specs.LinuxIDMapping {
+	all := make([]specs.LinuxIDMapping, 0, len(ids))
+	for _, m := range ids {
+		all = append(all, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Length})
+	}
+	return all
 }
 
 // annotations are those that OCI runtimes and their hooks know from containerd. The client's own are

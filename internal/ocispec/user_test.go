@@ -127,8 +127,9 @@ func TestMakeDirsStaysInTheRoot(t *testing.T) {
 	if err := os.Symlink("/run", filepath.Join(image, "etc/run")); err != nil {
 		t.Fatal(err)
 	}
+	owner := ocispec.Owner{UID: os.Geteuid(), GID: os.Getegid()}
 	for range 2 {
-		if err := ocispec.MakeDirs(image, "/data/deep", "srv", "/", "/etc/run/web"); err != nil {
+		if err := ocispec.MakeDirs(image, owner, "/data/deep", "srv", "/", "/etc/run/web"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,7 +138,7 @@ func TestMakeDirsStaysInTheRoot(t *testing.T) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	if err := ocispec.MakeDirs(image, "/link/data"); err == nil {
+	if err := ocispec.MakeDirs(image, owner, "/link/data"); err == nil {
 		t.Error("made a directory behind a dangling link")
 	}
 	if _, err := os.Lstat(target); err == nil {

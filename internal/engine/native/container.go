@@ -81,6 +81,8 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		CgroupPath: e.opts.CgroupDriver.Container(sandbox.Cgroup, string(c.Key)),
 		StopSignal: req.Image.Config.StopSignal,
 	}}
+	// The runtime has its own copies of them once it has created the container.
+	defer func() { _ = e.unmapMounts(c.Key) }()
 	spec, err := e.spec(ctx, req, sandbox, r)
 	if err != nil {
 		return engine.Created{}, err
@@ -121,15 +123,18 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
+	if err = e.mapMounts(c.Key, mounts, sandbox.Namespaces); err != nil {
+		return nil, err
+	}
 	devices, err := ocispec.ResolveDevices(c)
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := e.opts.Rootfs.Prepare(ctx, string(c.Key), req.Image.ID)
+	rootfs, err := e.prepareRootfs(ctx, req, sandbox.Namespaces)
 	if err != nil {
 		return nil, err
 	}
-	if err = e.completeRootfs(rootfs, req); err != nil {
+	if err = e.completeRootfs(rootfs, req, rootOf(sandbox.Namespaces)); err != nil {
 		return nil, err
 	}
 	user, err := ocispec.FindUser(rootfs, &c.Security, req.Image.User)
@@ -149,6 +154,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		CgroupsPath: e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(c.Key)),
 		Namespaces: ocispec.Namespaces{
 			Net: sandbox.Namespaces.Net, IPC: sandbox.Namespaces.IPC, UTS: sandbox.Namespaces.UTS, PID: pid,
+			User: sandbox.Namespaces.User,
 		},
 		Files: ocispec.Files{
 			ResolvConf: req.Files.ResolvConf, Hosts: req.Files.Hosts, Hostname: req.Files.Hostname, Shm: shm,
@@ -174,13 +180,13 @@ func (e *Engine) pidNamespace(req *engine.Create, sandbox *sandboxRecord) (strin
 }
 
 // completeRootfs makes the directories that need not be in any layer.
-func (e *Engine) completeRootfs(rootfs string, req *engine.Create) error {
+func (e *Engine) completeRootfs(rootfs string, req *engine.Create, owner ocispec.Owner) error {
 	dirs := slices.Sorted(maps.Keys(req.Image.Config.Volumes))
 	work := req.Spec.WorkingDir
 	if work == "" {
 		work = req.Image.Config.WorkingDir
 	}
-	return ocispec.MakeDirs(rootfs, append(dirs, work)...)
+	return ocispec.MakeDirs(rootfs, owner, append(dirs, work)...)
 }
 
 func podUser(u ocispec.User) engine.User {
@@ -245,6 +251,10 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 		return err
 	}
 	e.opts.Hook("container/rootfs released")
+	// What a crash left mounted is the client's and must not be deleted with the directory.
+	if err := e.unmapMounts(key); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
 	if err := os.RemoveAll(e.containerDir(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}

@@ -61,6 +61,10 @@ type KeeperObserver interface {
 // Rootfs makes root file systems of images.
 type Rootfs interface {
 	Prepare(ctx context.Context, key, imageID string) (rootfs string, err error)
+	// PrepareMapped is Prepare in the user namespace of ns; MapsIDs says whether it can work in the one
+	// that is pinned at userns.
+	PrepareMapped(ctx context.Context, key, imageID string, ns netns.Spec) (rootfs string, err error)
+	MapsIDs(userns string) error
 	// Release removes what Prepare made; absent is no error.
 	Release(ctx context.Context, key string) error
 	Prepared(ctx context.Context) (keys []string, err error)
@@ -92,6 +96,9 @@ type Engine struct {
 
 	mu     sync.Mutex
 	probed map[string]probe // by binary; guarded by mu
+
+	ids     claims
+	mapsIDs func() bool // whether pods can have user namespaces here; asked once
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -132,6 +139,10 @@ func New(o Options) (*Engine, error) {
 			return nil, fmt.Errorf("state of the native engine: %w", err)
 		}
 	}
+	e.mapsIDs = sync.OnceValue(e.tryUserNamespace)
+	if err := e.readClaims(); err != nil {
+		return nil, err
+	}
 	return e, netns.Share(o.NetNSDir)
 }
 
@@ -169,7 +180,10 @@ func (e *Engine) Features(ctx context.Context) map[string]pod.HandlerFeatures {
 	all := make(map[string]pod.HandlerFeatures, len(e.opts.Runtimes))
 	for name, r := range e.opts.Runtimes {
 		if f, err := e.features(ctx, r.Path); err == nil {
-			all[name] = pod.HandlerFeatures{RecursiveReadOnlyMounts: f.RecursiveReadOnly()}
+			all[name] = pod.HandlerFeatures{
+				RecursiveReadOnlyMounts: f.RecursiveReadOnly(),
+				UserNamespaces:          f.UserNamespaces && e.mapsIDs(),
+			}
 		}
 	}
 	return all
@@ -232,6 +246,9 @@ func (e *Engine) namespaces(spec *pod.SandboxSpec) netns.Spec {
 	}
 	if spec.Namespaces.IPC != pod.NamespaceNode {
 		s.IPC = filepath.Join(dir, "ipc")
+	}
+	if u := spec.Namespaces.User; u != nil {
+		s.User, s.UIDs, s.GIDs = filepath.Join(dir, userPin), u.UIDs, u.GIDs
 	}
 	return s
 }

@@ -11,6 +11,7 @@ import (
 
 	"gantry/internal/keeper"
 	"gantry/internal/netns"
+	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 )
 
@@ -83,8 +84,12 @@ func (e *Engine) pauseSpec(key pod.Key, r *sandboxRecord) *specs.Spec {
 			Resources:   &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 		},
 	}
+	if r.Namespaces.User != "" {
+		spec.Linux.UIDMappings = ocispec.IDMappings(r.Namespaces.UIDs)
+		spec.Linux.GIDMappings = ocispec.IDMappings(r.Namespaces.GIDs)
+	}
 	for kind, path := range map[specs.LinuxNamespaceType]string{
-		specs.NetworkNamespace: r.Namespaces.Net, specs.IPCNamespace: r.Namespaces.IPC, specs.UTSNamespace: r.Namespaces.UTS,
+		specs.UserNamespace: r.Namespaces.User, specs.NetworkNamespace: r.Namespaces.Net, specs.IPCNamespace: r.Namespaces.IPC, specs.UTSNamespace: r.Namespaces.UTS,
 	} {
 		if path != "" {
 			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})

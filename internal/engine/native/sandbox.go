@@ -14,6 +14,7 @@ import (
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
 	"gantry/internal/netns"
+	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 )
 
@@ -63,8 +64,8 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 
 // validate refuses what this engine cannot do before anything is made.
 func validate(spec *pod.SandboxSpec) error {
-	if spec.Namespaces.User != nil {
-		return fmt.Errorf("userns_options: user namespaces: %w", errdefs.ErrNotImplemented)
+	if err := checkUser(&spec.Namespaces); err != nil {
+		return err
 	}
 	switch pid := spec.Namespaces.PID; pid {
 	case pod.NamespacePod, pod.NamespaceContainer, pod.NamespaceNode, "":
@@ -95,6 +96,9 @@ func (e *Engine) plan(spec *pod.SandboxSpec) (*sandboxRecord, error) {
 
 func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sandboxRecord) error {
 	dir := e.sandboxDir(spec.Key)
+	if err := e.ids.claim(spec.Key, r.Namespaces); err != nil {
+		return err
+	}
 	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
 		return fmt.Errorf("record sandbox: %w", err)
 	}
@@ -104,7 +108,7 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 		ns.Sysctls = withDefaults(ns.Sysctls)
 	}
 	if r.Namespaces.IPC != "" {
-		if err := mountShm(filepath.Join(dir, "shm")); err != nil {
+		if err := mountShm(filepath.Join(dir, "shm"), rootOf(ns)); err != nil {
 			return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 		}
 	}
@@ -134,11 +138,12 @@ func withDefaults(asked map[string]string) map[string]string {
 	return all
 }
 
-func mountShm(dir string) error {
+func mountShm(dir string, owner ocispec.Owner) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize)
+	options := fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, owner.UID, owner.GID)
+	return unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
 }
 
 // limit bounds the cgroup of a pod as a whole. Where the client made it, as the kubelet does, the
@@ -187,7 +192,11 @@ func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		errs = append(errs, fmt.Errorf("unmount /dev/shm of the pod: %w", err))
 	}
-	return errors.Join(errs...)
+	err = errors.Join(errs...)
+	if err == nil {
+		e.ids.release(key)
+	}
+	return err
 }
 
 // RemoveSandbox removes everything CreateSandbox made.
@@ -215,9 +224,8 @@ func (e *Engine) recorded(key pod.Key) (*sandboxRecord, error) {
 		return r, err
 	}
 	parent, err := e.opts.CgroupDriver.Parent("", string(key))
-	return &sandboxRecord{
-		Namespaces: e.namespaces(&pod.SandboxSpec{Key: key}), Cgroup: parent, OwnCgroup: true, Pause: true,
-	}, err
+	most := &pod.SandboxSpec{Key: key, Namespaces: pod.Namespaces{User: new(pod.UserNamespace)}}
+	return &sandboxRecord{Namespaces: e.namespaces(most), Cgroup: parent, OwnCgroup: true, Pause: true}, err
 }
 
 // removeCgroup kills only in a cgroup that is the sandbox's alone.

@@ -115,8 +115,11 @@ func TestSandboxesThatAreRefusedLeaveNothing(t *testing.T) {
 		is     func(error) bool
 		names  string
 	}{
-		"unknown handler": {func(p *pod.SandboxSpec) { p.Handler = "kata" }, errdefs.IsInvalidArgument, `"kata"`},
-		"user namespace":  {func(p *pod.SandboxSpec) { p.Namespaces.User = &pod.UserNamespace{} }, errdefs.IsNotImplemented, "userns_options"},
+		"unknown handler":             {func(p *pod.SandboxSpec) { p.Handler = "kata" }, errdefs.IsInvalidArgument, `"kata"`},
+		"user namespace without root": {func(p *pod.SandboxSpec) { p.Namespaces.User = &pod.UserNamespace{} }, errdefs.IsInvalidArgument, "userns_options"},
+		"user namespace on the node's network": {func(p *pod.SandboxSpec) {
+			p.Namespaces.User, p.Namespaces.Network = userNamespace(100000), pod.NamespaceNode
+		}, errdefs.IsInvalidArgument, "network namespace"},
 		"a sysctl of the node": {func(p *pod.SandboxSpec) {
 			p.Sysctls = map[string]string{"vm.swappiness": "1"}
 		}, errdefs.IsInvalidArgument, "vm.swappiness"},
