@@ -118,18 +118,41 @@ func Prepare(t testing.TB, o Options) *Node {
 	if o.Runtime != "" {
 		n.args = append(n.args, "--default-runtime", o.Runtime)
 	}
-	conn, err := grpc.NewClient(n.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}))
-	if err != nil {
-		t.Fatalf("client of %s: %v", n.Endpoint(), err)
-	}
-	n.Runtime = runtimeapi.NewRuntimeServiceClient(conn)
-	n.Images = runtimeapi.NewImageServiceClient(conn)
+	conn := n.dial()
 	t.Cleanup(func() {
 		conn.Close()
 		n.tearDown()
 	})
 	return n
+}
+
+// Attach returns the node of a server that somebody else starts and ends, whose state directory is
+// state and which takes cgroupParent as the parent of pods that choose none.
+func Attach(t testing.TB, state, cgroupParent string) *Node {
+	t.Helper()
+	n := &Node{t: t, State: state, Cgroup: cgroupParent, Root: tempDir(t, "/tmp", "gantry-root")}
+	n.Logs = filepath.Join(n.Root, "logs")
+	conn := n.dial()
+	t.Cleanup(func() {
+		conn.Close()
+		if err := os.RemoveAll(n.Root); err != nil {
+			t.Logf("remove %s: %v", n.Root, err)
+		}
+	})
+	return n
+}
+
+// dial makes the clients of the node's server, which need not run yet.
+func (n *Node) dial() *grpc.ClientConn {
+	n.t.Helper()
+	conn, err := grpc.NewClient(n.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}))
+	if err != nil {
+		n.t.Fatalf("client of %s: %v", n.Endpoint(), err)
+	}
+	n.Runtime = runtimeapi.NewRuntimeServiceClient(conn)
+	n.Images = runtimeapi.NewImageServiceClient(conn)
+	return conn
 }
 
 // Endpoint is the server's address.
