@@ -11,6 +11,7 @@ GOLANGCI_VERSION := v2.15.0
 # Rounds of random kills: `make test` does a few, `make faults` many.
 ROUNDS ?= 40
 KILLS ?= 1000
+CUTS ?= 100
 FUZZTIME ?= 20s
 
 # What `make conformance` runs critest against. FOCUS is a regular expression of specs.
@@ -71,6 +72,10 @@ faults: deps build tools ## kill server, worker and both at random moments, ROUN
 .PHONY: crash
 crash: deps build ## kill the keeper's worker at full log speed, KILLS times
 	GANTRY_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run TestKilledWorkerLosesNothing ./internal/keeper
+
+.PHONY: powercut
+powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards
+	GANTRY_CUTS=$(CUTS) go test -timeout 60m -count=1 -v -run TestPowerCut ./internal/image
 
 .PHONY: race
 race: deps build tools ## the packages' own tests under the race detector
