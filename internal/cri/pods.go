@@ -43,11 +43,13 @@ func (s *Service) PodSandboxStatus(ctx context.Context, req *runtime.PodSandboxS
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
+	// Whoever also listens to events keeps the later of the two: no status may be older than it says.
+	at := time.Now()
 	sb, err := s.pods.Pod(ctx, req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
-	res := &runtime.PodSandboxStatusResponse{Status: fromSandboxStatus(sb), Timestamp: time.Now().UnixNano()}
+	res := &runtime.PodSandboxStatusResponse{Status: fromSandboxStatus(sb), Timestamp: nanos(at)}
 	for _, c := range s.views.Containers(ctx) {
 		if c.SandboxID == sb.ID {
 			res.ContainersStatuses = append(res.ContainersStatuses, fromContainerStatus(c))

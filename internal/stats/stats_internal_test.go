@@ -88,3 +88,25 @@ func TestTasksOfThisProcess(t *testing.T) {
 		t.Errorf("got %+v", after)
 	}
 }
+
+func BenchmarkNetwork(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "ns")
+	if err := netns.Create(netns.Spec{Net: path}); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = netns.Unpin(path) }()
+	inside := exec.CommandContext(b.Context(), "sleep", "1000")
+	if err := netns.Do(path, inside.Start); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = inside.Process.Kill(); _ = inside.Wait() }()
+	for name, pids := range map[string][]int{"with a process inside": {inside.Process.Pid}, "with none": nil} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := New(nil, nil).Network(path, pids); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
