@@ -153,6 +153,13 @@ func checkState(o *Options) error {
 
 func checkMetrics(o *Options) error { return optional(o.Metrics.Listen, hostPort) }
 
+func checkBandwidth(o *Options) error {
+	if n := o.Images.Bandwidth; n < 0 {
+		return fmt.Errorf("%d is less than 0", n)
+	}
+	return nil
+}
+
 func checkParallel(o *Options) error {
 	if n := o.Images.Parallel; n < 1 || n > 64 {
 		return fmt.Errorf("%d is not from 1 to 64", n)

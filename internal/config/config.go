@@ -62,6 +62,9 @@ type Images struct {
 	CertsDir string   `toml:"certs_dir" comment:"Registries' mirrors and certificates: <host>/hosts.toml, as containerd reads them."`
 	Pinned   []string `toml:"pinned" comment:"Images that garbage collection must spare."`
 	Parallel int      `toml:"parallel_layers" comment:"Layers fetched at once by all pulls together."`
+	// Bandwidth is in megabytes a second.
+	Bandwidth int    `toml:"bandwidth" comment:"Megabytes a second that all pulls together take from registries; 0 is no limit."`
+	Sync      string `toml:"sync" comment:"always: an image is on the disk before its pull returns. never: a power cut may damage images, until verify --repair or a pull mends them."`
 }
 
 // Network is how pods are connected.
@@ -100,7 +103,7 @@ func Default() Options {
 		Log:     Log{Level: "info", Format: "text"},
 		Runtime: Runtime{Paths: map[string]string{}},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
-		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4},
+		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Sync: "always"},
 		Network: Network{
 			Mode:       "cni",
 			NetNSDir:   "/var/run/netns",

@@ -120,6 +120,10 @@ func runtimeOptions() []option {
 			func(o *Options) value { return list{&o.Images.Pinned} }, func(o *Options) error { return each(o.Images.Pinned, imageRef) }},
 		{"images.parallel_layers", "parallel-layers", "N", "layers fetched at once by all pulls together",
 			func(o *Options) value { return number{&o.Images.Parallel} }, checkParallel},
+		{"images.bandwidth", "pull-bandwidth", "MBPS", "megabytes a second that all pulls together may take; 0 is no limit",
+			func(o *Options) value { return number{&o.Images.Bandwidth} }, checkBandwidth},
+		{"images.sync", "image-sync", "WHEN", "always or never write an image to the disk before its pull returns",
+			func(o *Options) value { return text{&o.Images.Sync} }, func(o *Options) error { return oneOf(o.Images.Sync, "always", "never") }},
 	}
 }
 

@@ -45,7 +45,8 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	}
 	images, err := image.Open(image.Options{
 		Root: filepath.Join(o.Root, "images"), CertsDir: o.Images.CertsDir, Pinned: o.Images.Pinned,
-		ParallelLayers: o.Images.Parallel, Log: s.log.With("component", "image"),
+		ParallelLayers: o.Images.Parallel, Bandwidth: int64(o.Images.Bandwidth) * 1e6, NoSync: o.Images.Sync == "never",
+		Log:  s.log.With("component", "image"),
 		Hook: s.points.Reached,
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -308,5 +309,18 @@ func TestOneStoreARoot(t *testing.T) {
 	open(t, image.Options{Root: root})
 	if s, err := image.Open(image.Options{Root: root}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second store opened: %v, %v", s, err)
+	}
+}
+
+func TestBandwidthIsLimitedForAllPullsTogether(t *testing.T) {
+	r := labimage.Registry(t, labimage.Config{})
+	data := make([]byte, 500_000)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(data) // does not compress
+	ref := push(t, r, "random:1", build(t, v1.Config{}, []labimage.Entry{labimage.File("r", 0o644, string(data))}))
+	s := open(t, image.Options{Bandwidth: 1_000_000})
+	began := time.Now()
+	pull(t, s, ref)
+	if took := time.Since(began); took < 400*time.Millisecond {
+		t.Errorf("0.5 MB at 1 MB/s took %s", took)
 	}
 }

@@ -45,6 +45,7 @@ type Options struct {
 	Log      *slog.Logger
 
 	ParallelLayers int           // layers fetched at once by all pulls; 0 is 4
+	Bandwidth      int64         // bytes a second of all pulls together; 0 is no limit
 	Stall          time.Duration // how long a registry may send no byte; 0 is a minute
 	Backoff        time.Duration // before a second attempt; 0 is 200 ms
 	SyncDeadline   time.Duration // for writing an image to the disk; 0 is 5 minutes
@@ -108,7 +109,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		opts:       o,
 		log:        o.Log,
-		remote:     remote.New(remote.Options{CertsDir: o.CertsDir, Stall: o.Stall, Backoff: o.Backoff}),
+		remote:     remote.New(remote.Options{CertsDir: o.CertsDir, Stall: o.Stall, Backoff: o.Backoff, Bandwidth: o.Bandwidth}),
 		slots:      make(chan struct{}, o.ParallelLayers),
 		pinned:     make(map[string]bool),
 		index:      newIndex(),

@@ -67,6 +67,19 @@ func (b *blob) Read(p []byte) (int, error) {
 }
 
 func (b *blob) read(p []byte) (int, error) {
+	n, err := b.receive(p)
+	if limit := b.session.client.rate; limit != nil && n > 0 {
+		if late := limit.WaitN(b.watch.ctx, n); late != nil {
+			return n, late
+		}
+	}
+	return n, err
+}
+
+func (b *blob) receive(p []byte) (int, error) {
+	if b.session.client.rate != nil {
+		p = p[:min(len(p), burst)]
+	}
 	b.watch.start()
 	defer b.watch.stop()
 	if b.body == nil {

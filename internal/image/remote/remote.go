@@ -26,7 +26,8 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pelletier/go-toml/v2"
-	"github.com/sirupsen/logrus" //nolint:depguard // only to silence the library
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate" //nolint:depguard // only to silence the library
 
 	"gantry/internal/pod"
 )
@@ -41,12 +42,18 @@ type Options struct {
 	Attempts int
 	// Backoff is the pause before the second attempt, doubled for each further one; 0 is 200 ms.
 	Backoff time.Duration
+	// Bandwidth is how many bytes a second all blobs together take; 0 is no limit.
+	Bandwidth int64
 }
+
+// burst is how many bytes are read at once where bandwidth is limited.
+const burst = 64 << 10
 
 // Client opens sessions with registries.
 type Client struct {
 	opts  Options
-	quiet *log.Entry // the registry library's own log, which repeats what the errors say
+	rate  *rate.Limiter // of blobs' bytes; nil is no limit
+	quiet *log.Entry    // the registry library's own log, which repeats what the errors say
 }
 
 // New returns a client.
@@ -62,7 +69,11 @@ func New(o Options) *Client {
 	}
 	quiet := logrus.New()
 	quiet.SetOutput(io.Discard)
-	return &Client{opts: o, quiet: logrus.NewEntry(quiet)}
+	c := &Client{opts: o, quiet: logrus.NewEntry(quiet)}
+	if o.Bandwidth > 0 {
+		c.rate = rate.NewLimiter(rate.Limit(o.Bandwidth), burst)
+	}
+	return c
 }
 
 // Session reads one repository with one set of credentials. Its methods may be called side by side.
