@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
