@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,6 +61,28 @@ func makeEntry(root int, owner Owner, parent, name string) error {
 		return err
 	}
 	return unix.Fchownat(fd, name, owner.UID, owner.GID, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// Below returns the path of name in a root file system, with links resolved as a process inside would
+// see them. What is not there is errdefs.ErrInvalidArgument.
+func Below(rootfs, name string) (string, error) {
+	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: rootfs, Err: err}
+	}
+	defer func() { _ = unix.Close(root) }()
+	fd, err := unix.Openat2(root, path.Join("/", name), &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return "", fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 func openDir(root int, dir string) (int, error) {

@@ -169,3 +169,27 @@ func FuzzFindUser(f *testing.F) {
 		}
 	})
 }
+
+func TestBelowNeverLeadsOutside(t *testing.T) {
+	image := t.TempDir()
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(image, "data/deep"), 0o755), os.WriteFile(filepath.Join(image, "data/file"), nil, 0o600),
+		os.Symlink("/data", filepath.Join(image, "absolute")), os.Symlink("../../../data/deep", filepath.Join(image, "up")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"": "", "data/file": "data/file", "absolute/deep": "data/deep", "up": "data/deep", "../..": "",
+	} {
+		if got, err := ocispec.Below(image, name); err != nil || got != filepath.Join(image, want) {
+			t.Errorf("Below(%q) = %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"absent", "data/file/x"} {
+		if got, err := ocispec.Below(image, name); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("Below(%q) = %q, %v", name, got, err)
+		}
+	}
+}

@@ -126,11 +126,14 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err = e.mapMounts(c.Key, mounts, sandbox.Namespaces); err != nil {
 		return nil, err
 	}
+	if err = e.mountImages(ctx, c.Key, mounts, sandbox.Namespaces); err != nil {
+		return nil, err
+	}
 	devices, err := ocispec.ResolveDevices(c)
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := e.prepareRootfs(ctx, req, sandbox.Namespaces)
+	rootfs, err := e.prepareRootfs(ctx, string(c.Key), req.Image.ID, sandbox.Namespaces)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +250,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 		}
 	}
 	e.opts.Hook("container/cgroup removed")
-	if err := e.opts.Rootfs.Release(ctx, string(key)); err != nil {
+	if err := e.releaseRootfs(ctx, key); err != nil {
 		return err
 	}
 	e.opts.Hook("container/rootfs released")

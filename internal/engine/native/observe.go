@@ -52,7 +52,7 @@ func (e *Engine) listContainers(ctx context.Context, states []keeper.State) ([]e
 		return nil, err
 	}
 	for _, key := range prepared {
-		onDisk = append(onDisk, pod.Key(key))
+		onDisk = append(onDisk, volumeOwner(key))
 	}
 	for _, key := range onDisk {
 		if !listed[key] {

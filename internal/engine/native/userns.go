@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"gantry/internal/engine"
 	"gantry/internal/idmap"
 	"gantry/internal/netns"
 	"gantry/internal/ocispec"
@@ -125,11 +124,11 @@ func rootOf(ns netns.Spec) ocispec.Owner {
 	return ocispec.Owner{UID: int(uid), GID: int(gid)}
 }
 
-func (e *Engine) prepareRootfs(ctx context.Context, req *engine.Create, ns netns.Spec) (string, error) {
+func (e *Engine) prepareRootfs(ctx context.Context, key, imageID string, ns netns.Spec) (string, error) {
 	if ns.User == "" {
-		return e.opts.Rootfs.Prepare(ctx, string(req.Spec.Key), req.Image.ID)
+		return e.opts.Rootfs.Prepare(ctx, key, imageID)
 	}
-	return e.opts.Rootfs.PrepareMapped(ctx, string(req.Spec.Key), req.Image.ID, ns)
+	return e.opts.Rootfs.PrepareMapped(ctx, key, imageID, ns)
 }
 
 // mapMounts mounts the sources that are to have mapped ids in the container's directory and makes
