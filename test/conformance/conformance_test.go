@@ -85,9 +85,11 @@ func TestCritest(t *testing.T) {
 	base := filepath.Join(r.out, r.name())
 	n := node.Start(t, node.Options{Runtime: r.runtime, Network: r.network})
 	t.Cleanup(func() { keep(t, n.Log, base+".server.log") })
-	// Containers in user namespaces must be able to pass through it.
-	if err := os.Chmod(n.Root, 0o711); err != nil {
-		t.Fatal(err)
+	// Containers in user namespaces must be able to pass through them.
+	for _, dir := range []string{n.Root, n.State} {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
 	}
 	images, err := standin.Serve(standin.Programs{
 		Busybox: node.Tool(t, "busybox"), NoNewPrivs: node.Tool(t, "nonewprivs"),
