@@ -33,19 +33,7 @@ func (h *holder) reap() {
 		case pid == h.worker:
 			h.countCrash(ws)
 		default:
-			h.loose[pid] = death{ws, now}
-			h.forgetLoose(now)
-		}
-	}
-}
-
-func (h *holder) forgetLoose(now time.Time) {
-	if len(h.loose) < 256 {
-		return
-	}
-	for pid, d := range h.loose {
-		if now.Sub(d.at) > looseFor {
-			delete(h.loose, pid)
+			h.loose.add(pid, death{ws, now})
 		}
 	}
 }
@@ -69,12 +57,12 @@ func (h *holder) claim(f frame) error {
 		return nil
 	}
 	h.claims[c.Pid] = c
-	if d, ended := h.loose[c.Pid]; ended {
-		delete(h.loose, c.Pid)
-		h.record(c.Pid, status(d.status, d.at))
+	d, ended := h.loose.take(c.Pid)
+	if child(c.Pid) { // what is remembered is of another process that had the pid before
 		return nil
 	}
-	if child(c.Pid) {
+	if ended {
+		h.record(c.Pid, status(d.status, d.at))
 		return nil
 	}
 	if len(f.fds) == 0 {

@@ -37,7 +37,7 @@ type holder struct {
 	files map[string]int // kept for the worker, by name
 
 	claims map[int]wire.Claim // by pid
-	loose  map[int]death      // ended before they were claimed, by pid
+	loose  deaths             // ended before they were claimed
 
 	worker    int        // pid
 	link      *wire.Conn // to the worker
@@ -47,11 +47,6 @@ type holder struct {
 
 	frames chan frame
 	exits  chan exit // of claimed processes that are not children
-}
-
-type death struct {
-	status unix.WaitStatus
-	at     time.Time
 }
 
 // frame is what came from a worker; the last one of a worker has none.
@@ -66,17 +61,13 @@ type exit struct {
 	exit wire.Exit
 }
 
-// looseFor is how long the exit of an unclaimed child is remembered at least: longer than an OCI
-// runtime may take from the start of a process to the claim.
-const looseFor = 10 * time.Minute
-
 // Run is the holder's life. It returns when the state directory cannot be used or another keeper
 // has it; ready is told "" or why not, once.
 func Run(ctx context.Context, opt Options, ready func(string)) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
 	h := &holder{
-		opt: opt, files: map[string]int{}, claims: map[int]wire.Claim{}, loose: map[int]death{},
+		opt: opt, files: map[string]int{}, claims: map[int]wire.Claim{},
 		frames: make(chan frame), exits: make(chan exit),
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {

@@ -184,7 +184,7 @@ func (h *holder) reexec() error {
 	for _, c := range h.claims {
 		state.Claims = append(state.Claims, c)
 	}
-	for pid, d := range h.loose {
+	for pid, d := range h.loose.all() {
 		state.Loose[pid] = looseExit{d.status, d.at}
 	}
 	data, err := json.Marshal(state)
@@ -237,7 +237,7 @@ func (h *holder) resume() error {
 	h.lock, h.files = state.Lock, state.Files
 	h.inherit(false)
 	for pid, d := range state.Loose {
-		h.loose[pid] = death{d.Status, d.At}
+		h.loose.add(pid, death{d.Status, d.At})
 	}
 	for _, c := range state.Claims {
 		if child(c.Pid) { // others are claimed again by the worker, with their pidfd
