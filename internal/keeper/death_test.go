@@ -194,6 +194,7 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 	c := container{script: numbers}
 	c.TTY = true
 	req := b.run("writer", c)
+	b.eventually("output", func() bool { info, err := os.Stat(req.LogPath); return err == nil && info.Size() > 0 })
 	holder, worker := b.holder(), b.worker()
 	if err := syscall.Kill(holder, syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
