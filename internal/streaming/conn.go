@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,12 +23,16 @@ type conn struct {
 	cancel context.CancelFunc
 	set    *connSet
 	closed sync.Once
+	moved  atomic.Bool // bytes have moved since watch looked
 }
 
 // Read cancels the context at the end of the client's bytes. A client of these protocols never
 // closes only its half: end of file means that it is gone.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.moved.Store(true)
+	}
 	if err != nil && !isTimeout(err) {
 		c.cancel()
 	}
@@ -36,6 +41,9 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
+	if n > 0 {
+		c.moved.Store(true)
+	}
 	if err != nil && !isTimeout(err) {
 		c.cancel()
 	}
@@ -58,6 +66,14 @@ func (c *conn) Close() (err error) {
 	return err
 }
 
+// CloseWrite tells the client that no more comes.
+func (c *conn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return c.Close()
+}
+
 // closeWithin closes the connection after d unless its user does so before.
 func (c *conn) closeWithin(d time.Duration) {
 	t := time.AfterFunc(d, func() { _ = c.Close() })
@@ -65,16 +81,21 @@ func (c *conn) closeWithin(d time.Duration) {
 }
 
 // watch ends the context when the client has closed the connection, also while nobody reads: a
-// process that does not take its input stops the reading, and its client may leave meanwhile.
-func (c *conn) watch() {
-	t := time.NewTicker(vanishCheck)
+// process that does not take its input stops the reading, and its client may leave meanwhile. It
+// ends it as well when no byte has moved for idle.
+func (c *conn) watch(idle time.Duration) {
+	t := time.NewTicker(min(vanishCheck, idle))
 	defer t.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-c.ctx.Done():
 			return
-		case <-t.C:
-			if c.hungUp() {
+		case now := <-t.C:
+			if c.moved.Swap(false) {
+				last = now
+			}
+			if now.Sub(last) >= idle || c.hungUp() {
 				c.cancel()
 			}
 		}

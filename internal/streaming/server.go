@@ -1,10 +1,11 @@
-// Package streaming serves exec, attach and port-forward over HTTP, at addresses that the CRI
-// hands out: SPDY with the remotecommand protocols v1 to v4, as the kubelet speaks it to a runtime,
-// and WebSocket with channels up to v4. k8s.io/cri-streaming speaks both protocols; this package
-// owns the addresses, the connections and their ends.
+// Package streaming serves exec, attach and port-forward over HTTP, at addresses that the CRI hands
+// out: SPDY with the protocols of commands v1 to v4, as the kubelet speaks it to a runtime, and
+// WebSocket with channels up to v5, as direct clients do. Port-forward comes over SPDY, over SPDY
+// inside a WebSocket, and over channels for those ports that the request named.
 //
 // An address can be used once and expires. A client that vanishes ends what was run for it: the
-// context of the backend's call lasts as long as the connection.
+// context of the backend's call lasts as long as the connection. A client that is slow holds back
+// what it does not read, and nothing else.
 package streaming
 
 import (
@@ -20,15 +21,12 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/cri-streaming/pkg/streaming/portforward"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
-
 	"gantry/internal/engine"
 )
 
 const (
-	idleTimeout     = 4 * time.Hour    // a connection on which nothing moves
-	creationTimeout = 30 * time.Second // until a client has made its streams
+	defaultIdle     = 4 * time.Hour    // a connection on which nothing moves
+	creationTimeout = 30 * time.Second // until a client has opened its streams
 	headerTimeout   = 10 * time.Second // until a client has sent its request
 	lingering       = 10 * time.Second // for the last bytes, after a request was served
 )
@@ -42,15 +40,17 @@ type Backend interface {
 
 // Options say where to serve.
 type Options struct {
-	Listen string       // "127.0.0.1:0": port 0 takes a free one
-	TLS    *tls.Config  // nil: plain HTTP
-	Log    *slog.Logger // nil: slog.Default
+	Listen string        // "127.0.0.1:0": port 0 takes a free one
+	TLS    *tls.Config   // nil: plain HTTP
+	Idle   time.Duration // how long a connection may be silent; 0: four hours
+	Log    *slog.Logger  // nil: slog.Default
 }
 
 // Server serves streams. New makes one that listens, Serve answers, Close ends it.
 type Server struct {
 	backend Backend
 	log     *slog.Logger
+	idle    time.Duration
 	ln      net.Listener
 	http    *http.Server
 	base    url.URL
@@ -66,11 +66,14 @@ func New(backend Backend, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for streams: %w", err)
 	}
-	s := &Server{backend: backend, log: o.Log, tokens: newTokens()}
+	s := &Server{backend: backend, log: o.Log, idle: o.Idle, tokens: newTokens()}
+	if s.idle == 0 {
+		s.idle = defaultIdle
+	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.base = url.URL{Scheme: "http", Host: ln.Addr().String()}
+	s.base = url.URL{Scheme: "http", Host: hostOf(o.Listen, ln.Addr())}
 	s.ln = &listener{Listener: ln, conns: &s.conns}
 	if o.TLS != nil {
 		s.base.Scheme = "https"
@@ -91,6 +94,20 @@ func New(backend Backend, o Options) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
+}
+
+// hostOf is how clients on this machine reach the server: by the name that was given for it, for a
+// certificate may know no other, or by loopback where it listens everywhere.
+func hostOf(listen string, addr net.Addr) string {
+	host, _, _ := net.SplitHostPort(listen)
+	_, port, _ := net.SplitHostPort(addr.String())
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip != nil && ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // Addr is the address that the server listens on.
@@ -133,48 +150,60 @@ func (s *Server) handle(serve func(ctx context.Context, w http.ResponseWriter, r
 			return
 		}
 		defer s.calls.done()
-		go c.watch()
+		go c.watch(s.idle)
 		req, ok := s.tokens.take(r.PathValue("token"))
 		if !ok || !serve(c.ctx, w, r, req) { //nolint:contextcheck // c.ctx ends with the connection, r.Context() with the hijacking
 			http.NotFound(w, r)
-			return
 		}
-		// The protocol's own close comes first; it does not when a client was half way through.
-		c.closeWithin(lingering)
 	}
 }
 
 func (s *Server) serveExec(ctx context.Context, w http.ResponseWriter, r *http.Request, req any) bool {
 	e, ok := req.(*execRequest)
-	if ok {
-		remotecommand.ServeExec(w, r, &session{s, ctx, e.Stdin, e.Stdout, e.Stderr}, "", "", e.ContainerId, e.Cmd,
-			&remotecommand.Options{Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr, TTY: e.Tty},
-			idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+	if !ok {
+		return false
 	}
-	return ok
+	c, err := s.open(ctx, w, r, want{e.Stdin, e.Stdout, e.Stderr, e.Tty})
+	if err != nil {
+		s.log.Debug("no streams", "container", e.ContainerId, "error", err)
+		return true
+	}
+	s.command(ctx, c, func(ctx context.Context, streams engine.IO) (int32, error) {
+		return s.backend.Exec(ctx, e.ContainerId, &engine.Exec{Args: e.Cmd, TTY: e.Tty, IO: streams})
+	})
+	return true
 }
 
 func (s *Server) serveAttach(ctx context.Context, w http.ResponseWriter, r *http.Request, req any) bool {
 	a, ok := req.(*attachRequest)
-	if ok {
-		remotecommand.ServeAttach(w, r, &session{s, ctx, a.Stdin, a.Stdout, a.Stderr}, "", "", a.ContainerId,
-			&remotecommand.Options{Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, TTY: a.Tty},
-			idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+	if !ok {
+		return false
 	}
-	return ok
+	c, err := s.open(ctx, w, r, want{a.Stdin, a.Stdout, a.Stderr, a.Tty})
+	if err != nil {
+		s.log.Debug("no streams", "container", a.ContainerId, "error", err)
+		return true
+	}
+	s.command(ctx, c, func(ctx context.Context, streams engine.IO) (int32, error) {
+		return 0, s.backend.Attach(ctx, a.ContainerId, streams)
+	})
+	return true
 }
 
 func (s *Server) servePortForward(ctx context.Context, w http.ResponseWriter, r *http.Request, req any) bool {
 	p, ok := req.(*portForwardRequest)
-	if ok {
-		portforward.ServePortForward(w, r, &session{server: s, ctx: ctx}, p.PodSandboxId, "",
-			&portforward.V4Options{Ports: p.Port}, idleTimeout, creationTimeout, portforward.SupportedProtocols)
+	if !ok {
+		return false
 	}
-	return ok
+	f := &forwarder{server: s, ctx: ctx, podID: p.PodSandboxId}
+	if err := f.serve(w, r, p.Port); err != nil {
+		s.log.Debug("no streams", "pod", p.PodSandboxId, "error", err)
+	}
+	return true
 }
 
-// calls counts the calls of the backend and of handlers: a hijacked connection is out of
-// http.Server's sight.
+// calls counts the handlers, which return after all that they began: a hijacked connection is out
+// of http.Server's sight.
 type calls struct {
 	mu     sync.Mutex
 	closed bool // guarded by mu; no call begins afterwards
