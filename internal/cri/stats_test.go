@@ -225,11 +225,11 @@ func TestStreamedStatistics(t *testing.T) {
 	conn, _ := serve(t, node(), cri.Interceptors{})
 	client := runtime.NewRuntimeServiceClient(conn)
 	stats, err := client.StreamContainerStats(t.Context(), &runtime.StreamContainerStatsRequest{})
-	wantOne(t, err, func() (int, error) { r, err := stats.Recv(); return len(r.GetContainerStats()), err })
+	wantOne(t, err, func() (int, error) { r, e := stats.Recv(); return len(r.GetContainerStats()), e })
 	pods, err := client.StreamPodSandboxStats(t.Context(), &runtime.StreamPodSandboxStatsRequest{})
-	wantOne(t, err, func() (int, error) { r, err := pods.Recv(); return len(r.GetPodSandboxStats()), err })
+	wantOne(t, err, func() (int, error) { r, e := pods.Recv(); return len(r.GetPodSandboxStats()), e })
 	metrics, err := client.StreamPodSandboxMetrics(t.Context(), &runtime.StreamPodSandboxMetricsRequest{})
-	wantOne(t, err, func() (int, error) { r, err := metrics.Recv(); return len(r.GetPodSandboxMetrics()), err })
+	wantOne(t, err, func() (int, error) { r, e := metrics.Recv(); return len(r.GetPodSandboxMetrics()), e })
 }
 
 func wantOne(t *testing.T, err error, recv func() (int, error)) {
