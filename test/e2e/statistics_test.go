@@ -7,7 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/test/node"
@@ -192,9 +195,9 @@ func TestResizeInPlace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			status, err := n.Runtime.PodSandboxStatus(n.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
-			if err != nil || !strings.Contains(fmt.Sprint(status.Info), `"cpuShares":300`) {
-				t.Errorf("%v, %v", status.GetInfo(), err)
+			verbose, err := n.Runtime.PodSandboxStatus(n.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+			if err != nil || !strings.Contains(fmt.Sprint(verbose.GetInfo()), `"cpuShares":300`) {
+				t.Errorf("%v, %v", verbose.GetInfo(), err)
 			}
 		})
 	}
@@ -230,5 +233,33 @@ func TestEventsOfRealContainers(t *testing.T) {
 			t.Errorf("the status says %v", ev.ContainersStatuses)
 		}
 		last = ev.CreatedAt
+	}
+	began := time.Now()
+	n.Stop()
+	if _, err := events.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the server ends") {
+		t.Errorf("when the server ends, its listener gets %v", err)
+	}
+	if took := time.Since(began); took > 8*time.Second { // it gives calls under way ten
+		t.Errorf("the server waited %v for a listener", took)
+	}
+}
+
+// What crictl and gantry show of statistics and events is not only there but of the right thing.
+func TestCommandLinesReadStatisticsAndEvents(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	sandbox := n.Sandbox("shown")
+	pod, container := n.Launch(sandbox, node.Container("shown", n.Pull(node.Busybox(t)), "sleep", "100000"))
+	t.Cleanup(func() { n.RemovePod(pod) })
+	contains(t, "crictl stats", n.Crictl("stats", "-o", "json", container), `"usageCoreNanoSeconds"`)
+	contains(t, "crictl stats by pod", n.Crictl("stats", "-o", "json", "-p", pod), container)
+	contains(t, "crictl statsp", n.Crictl("statsp", "-o", "json", pod), `"defaultInterface"`)
+	contains(t, "crictl metricdescs", n.Crictl("metricdescs"), "container_pressure_io_waiting_seconds_total")
+	contains(t, "crictl metricsp", n.Crictl("metricsp"), "container_memory_working_set_bytes")
+	update := n.Crictl("update", "--memory", "67108864", container)
+	contains(t, "crictl update", update, container)
+	contains(t, "crictl inspect", n.Crictl("inspect", container), `"memoryLimitInBytes": "67108864"`)
+	events := n.Gantry("events", "--since", "1h", "--follow=false", "lab/shown")
+	for _, want := range []string{"created  " + pod[:13] + "  lab/shown  -", "started  " + container[:13] + "  lab/shown  shown"} {
+		contains(t, "gantry events", events, want)
 	}
 }
