@@ -380,3 +380,54 @@ func TestSlowRuntimeDelaysNoOther(t *testing.T) {
 		t.Errorf("slow create: %v", err)
 	}
 }
+
+func TestLogThatIsNoRegularFileIsRefused(t *testing.T) {
+	b := newBench(t)
+	c := container{script: "true"}
+	c.LogPath = filepath.Join(b.dir, "fifo")
+	if err := syscall.Mkfifo(c.LogPath, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Create(b.context(), b.spec("c", c)); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("create with a FIFO for a log that nobody reads: %v", err)
+	}
+	reader, err := os.OpenFile(c.LogPath, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	if _, err := b.Create(b.context(), b.spec("c", c)); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("create with a FIFO for a log that somebody reads: %v", err)
+	}
+}
+
+// TestFullDiskDelaysNoDelete: the disk of the logs is full, a rotation waits for it, and what would
+// make room is the removal of the container.
+func TestFullDiskDelaysNoDelete(t *testing.T) {
+	b := newBench(t)
+	disk := filepath.Join(b.dir, "disk")
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("disk", disk, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	c := container{script: numbers}
+	c.LogPath = filepath.Join(disk, "log")
+	b.run("writer", c)
+	b.eventually("full disk", func() bool {
+		data, _ := os.ReadFile(filepath.Join(b.state, "keeper.log"))
+		return strings.Contains(string(data), "output waits")
+	})
+	ctx, cancel := context.WithTimeout(b.context(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.ReopenLog(ctx, "writer"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("reopen on a full disk: %v, want that it waits", err)
+	}
+	ctx, cancel = context.WithTimeout(b.context(), 20*time.Second)
+	defer cancel()
+	if err := b.Delete(ctx, "writer"); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}

@@ -72,11 +72,13 @@ func (cl *client) handle(f *wire.Frame, fds []int) {
 func (cl *client) target(f *wire.Frame) error {
 	var t wire.Target
 	var do func() error
+	before := func() {} // what does not wait for the key's lock
 	switch f.Op {
 	case wire.OpStart:
 		do = func() error { return cl.w.start(t.Key) }
 	case wire.OpDelete:
 		do = func() error { return cl.w.delete(t.Key) }
+		before = func() { cl.w.giveUpLog(t.Key) }
 	case wire.OpReopen:
 		do = func() error { return cl.w.reopen(t.Key) }
 	case wire.OpSignal: // does not wait for a create or delete that hangs
@@ -89,6 +91,7 @@ func (cl *client) target(f *wire.Frame) error {
 	if do == nil {
 		return cl.w.signal(t)
 	}
+	before()
 	return cl.locked(t.Key, do)
 }
 

@@ -329,20 +329,23 @@ func (w *Worker) survived(key string) {
 // release ends the container's streams and gives back its descriptors, here and at the holder.
 func (c *container) release() error {
 	c.w.ooms.remove(c.Key)
-	close(c.log.stop)
+	c.log.giveUp()
 	for _, s := range c.streams {
 		s.close() // with it the stage and the pipe
 	}
 	c.pumps.Wait()
 	c.log.close()
+	c.mu.Lock()
+	held := c.held // a client that leaves, or signals, must not find a descriptor that is closed here
+	c.held = map[string]int{}
+	c.mu.Unlock()
 	m := wire.Names{}
-	for name, fd := range c.held {
+	for name, fd := range held {
 		m.Names = append(m.Names, c.Key+"/"+name)
 		if !c.taken[name] {
 			_ = unix.Close(fd)
 		}
 	}
-	c.held = map[string]int{}
 	return c.w.tell(wire.OpDrop, m)
 }
 

@@ -87,16 +87,28 @@ func (w *Worker) signal(t wire.Target) error {
 		killCgroup(c.CgroupPath, sig)
 		w.reached(signalCgroup)
 	}
-	c.mu.Lock()
-	ended, pidfd, ok := c.exit != nil, c.held[filePidfd], c.held[filePidfd] > 0
-	c.mu.Unlock()
-	if ended || !ok || t.All {
+	if t.All {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := c.signal(sig); err != nil {
 		return fmt.Errorf("signal container %s: %w", t.Key, err)
 	}
 	w.reached(signalSent)
+	return nil
+}
+
+// signal sends a signal to the main process. It holds the lock, so that a delete does not close the
+// pidfd under it.
+func (c *container) signal(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pidfd, ok := c.held[filePidfd]
+	if c.exit != nil || !ok {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
 	return nil
 }
 
@@ -116,6 +128,17 @@ func (w *Worker) delete(key string) error {
 		return fmt.Errorf("delete container %s: %w", key, err)
 	}
 	return nil
+}
+
+// giveUpLog ends whatever waits for room on the disk of the log of a container that is to be
+// deleted: a reopen that waits has the key's lock, and the delete may be what makes room.
+func (w *Worker) giveUpLog(key string) {
+	w.mu.Lock()
+	c := w.containers[key]
+	w.mu.Unlock()
+	if c != nil {
+		c.log.giveUp()
+	}
 }
 
 // awaitEnd gives a killed container the moment until its exit is known and announced.

@@ -17,16 +17,19 @@ import (
 // logFile is the log of one container, written by its streams one batch at a time. The holder keeps
 // its descriptor, so that a successor completes a batch in the same file even if it was renamed.
 type logFile struct {
-	path string
-	stop chan struct{} // closed when the container is deleted
+	path    string
+	stop    chan struct{} // closed when the container is deleted
+	stopped sync.Once
 
 	mu sync.Mutex
 	fd int // -1: output is dropped
 }
 
-// openLog opens the log for appending. made says that it was not there before.
+// openLog opens the log for appending. made says that it was not there before. A container that has
+// the directory mounted may have put anything in its place, so only a regular file will do.
 func openLog(path string) (fd int, made bool, err error) {
-	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY |
+		unix.O_NONBLOCK // a FIFO without a reader is an error then
 	fd, err = unix.Open(path, flags|unix.O_EXCL, 0o640)
 	if err == nil {
 		return fd, true, nil
@@ -37,12 +40,22 @@ func openLog(path string) (fd int, made bool, err error) {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return -1, false, wire.Errorf(wire.CodeNotFound, "open log %s: %v", path, err)
-	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR):
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO):
 		return -1, false, wire.Errorf(wire.CodeInvalid, "open log %s: %v", path, err)
 	case err != nil:
 		return -1, false, fmt.Errorf("open log %s: %w", path, err)
 	}
+	if !regular(fd) {
+		_ = unix.Close(fd)
+		return -1, false, wire.Errorf(wire.CodeInvalid, "open log %s: it is no regular file", path)
+	}
 	return fd, false, nil
+}
+
+// regular says whether fd is a file whose size tells what was written to it.
+func regular(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // append logs one batch of s, formatted into out. Where the file cannot be written, the output waits
@@ -101,6 +114,9 @@ func (l *logFile) write(out []byte) {
 		}
 	}
 }
+
+// giveUp ends the waiting for a full disk, for good: what does not fit is lost.
+func (l *logFile) giveUp() { l.stopped.Do(func() { close(l.stop) }) }
 
 // reopen goes on in the file that now has the log's path. keep gives the new descriptor to the
 // holder; no batch is under way while it does.

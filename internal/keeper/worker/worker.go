@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -135,7 +136,7 @@ func (w *Worker) hear(link *wire.Conn) {
 const execKey = "exec/"
 
 // ended learns of an exit on record. It may come twice, and before the create that made the process
-// has returned: the record is looked for again then.
+// has come to its end: then the create finds the record.
 func (w *Worker) ended(key string, e wire.Exit) {
 	w.mu.Lock()
 	c, x := w.containers[key], w.execs[strings.TrimPrefix(key, execKey)]
@@ -146,7 +147,7 @@ func (w *Worker) ended(key string, e wire.Exit) {
 		}
 		return
 	}
-	if c != nil {
+	if c != nil && !c.half() {
 		c.ended(e)
 	}
 }
@@ -165,6 +166,9 @@ func (w *Worker) tell(op string, body any, fds ...int) error {
 	return err
 }
 
+// acceptPause keeps a worker that is out of descriptors or memory from filling its own log.
+const acceptPause = 100 * time.Millisecond
+
 // accept serves clients. Their connections end with the worker; they come again.
 func (w *Worker) accept(socket *os.File) {
 	for {
@@ -174,6 +178,7 @@ func (w *Worker) accept(socket *os.File) {
 			if errors.Is(err, os.ErrClosed) {
 				return
 			}
+			<-time.After(acceptPause)
 			continue
 		}
 		go (&client{w: w, conn: conn}).serve()
