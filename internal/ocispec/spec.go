@@ -66,7 +66,8 @@ type Node struct {
 	SELinux           bool
 }
 
-// Build returns the OCI spec. Errors are errdefs.ErrInvalidArgument for requests that can never work
+// Build returns the OCI spec, without CDI devices: what their vendors' files say is for the engine to
+// add. Errors are errdefs.ErrInvalidArgument for requests that can never work
 // and errdefs.ErrNotImplemented for what is not built; both name the field.
 func Build(r *Request) (*specs.Spec, error) {
 	if err := refuse(r); err != nil {
@@ -105,9 +106,6 @@ func refuse(r *Request) error {
 	c := r.Container
 	if own := c.Namespaces.User; own != nil && !reflect.DeepEqual(own, r.Sandbox.Namespaces.User) {
 		return fmt.Errorf("userns_options: not those of the pod: %w", errdefs.ErrInvalidArgument)
-	}
-	if len(c.CDIDevices) > 0 {
-		return fmt.Errorf("CDI_devices: %s: %w", c.CDIDevices[0], errdefs.ErrNotImplemented)
 	}
 	if err := refuseProfile(c.Security.AppArmor, r.Node.AppArmor); err != nil {
 		return err

@@ -287,7 +287,6 @@ func TestRefusedWithTheFieldsName(t *testing.T) {
 	}{
 		"no command at all":                    {func(r *ocispec.Request) { r.Image = pod.ImageConfig{} }, errdefs.IsInvalidArgument, "command"},
 		"user namespace that is not the pod's": {func(r *ocispec.Request) { r.Container.Namespaces.User = &pod.UserNamespace{} }, errdefs.IsInvalidArgument, "userns_options"},
-		"CDI device":                           {func(r *ocispec.Request) { r.Container.CDIDevices = []string{"v/c=d"} }, errdefs.IsNotImplemented, "CDI_devices"},
 		"image mount":                          {func(r *ocispec.Request) { r.Mounts = []pod.Mount{{ContainerPath: "/m", Image: "i"}} }, errdefs.IsNotImplemented, "/m: image"},
 		"id-mapped mount": {func(r *ocispec.Request) {
 			r.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", UIDs: []pod.IDMapping{{Length: 1}}}}

@@ -152,7 +152,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	node := e.node
 	node.OCIVersion, node.RecursiveReadOnly = features.OCIVersion, features.RecursiveReadOnly()
 	node.AccountsSwap = e.cgroups.AccountsSwap()
-	return ocispec.Build(&ocispec.Request{
+	spec, err := ocispec.Build(&ocispec.Request{
 		Container: c, Sandbox: &req.Sandbox.Spec, Image: req.Image.Config, Rootfs: rootfs,
 		CgroupsPath: e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(c.Key)),
 		Namespaces: ocispec.Namespaces{
@@ -164,6 +164,10 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		},
 		User: user, Mounts: mounts, Devices: devices, Node: node,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return spec, e.injectCDI(spec, c.CDIDevices)
 }
 
 // pidNamespace is the path of the PID namespace to join, "" for one of the container's own or the node's.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
@@ -70,7 +71,7 @@ type Rootfs interface {
 	Prepared(ctx context.Context) (keys []string, err error)
 }
 
-// Options are what the engine is made of. All are needed but CgroupRoot and Runtimes' Args.
+// Options are what the engine is made of. All are needed but CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
 type Options struct {
 	Keeper Keeper
 	Rootfs Rootfs
@@ -83,6 +84,8 @@ type Options struct {
 	CgroupDriver   cgroup.Driver
 	// PauseBinary is a static program that, called as "pause", reaps children until SIGTERM.
 	PauseBinary string
+	// CDISpecDirs hold what vendors say about their devices; nil is cdi.DefaultSpecDirs.
+	CDISpecDirs []string
 	// Hook, if set, is called after every part of a sandbox or container that is made or removed, with
 	// its name. One that does not return is a crash there.
 	Hook func(point string)
@@ -123,6 +126,9 @@ func New(o Options) (*Engine, error) {
 	}
 	if o.CgroupRoot == "" {
 		o.CgroupRoot = cgroup.DefaultRoot
+	}
+	if o.CDISpecDirs == nil {
+		o.CDISpecDirs = cdi.DefaultSpecDirs
 	}
 	cgroups, err := cgroup.Open(o.CgroupRoot)
 	if err != nil {
