@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 
@@ -46,6 +47,9 @@ func repeats(t *testing.T, b *bench) {
 	b.must("create container again", err)
 	if first == nil || created.ID != first.ID {
 		t.Errorf("created again: %+v; want the container there was: %+v", created, first)
+	}
+	if above := s.made.CgroupPath; above != "" && !strings.HasPrefix(created.CgroupPath, above+"/") {
+		t.Errorf("the container's cgroup %s is not below the sandbox's, %s", created.CgroupPath, above)
 	}
 	for range 2 {
 		b.must("start container", b.Engine.StartContainer(b.ctx, key))
