@@ -16,7 +16,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/util/exec"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/internal/engine"
@@ -31,26 +30,6 @@ func execAddress(t *testing.T, s *streaming.Server, req *cri.ExecRequest) string
 		t.Fatal(err)
 	}
 	return u
-}
-
-func TestExecMovesBytesAndTellsTheExitCode(t *testing.T) {
-	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
-		in, err := io.ReadAll(req.IO.Stdin)
-		fmt.Fprintf(req.IO.Stdout, "%s got %s", strings.Join(req.Args, " "), in)
-		fmt.Fprint(req.IO.Stderr, "oops")
-		return 7, err
-	}}
-	s := start(t, b, streaming.Options{})
-	u := execAddress(t, s, &cri.ExecRequest{Cmd: []string{"a", "b"}, Stdin: true, Stdout: true, Stderr: true})
-	var out, errOut bytes.Buffer
-	err := dial(t, u, remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
-	var code exec.CodeExitError
-	if !errors.As(err, &code) || code.Code != 7 {
-		t.Errorf("got %v, want exit code 7", err)
-	}
-	if out.String() != "a b got input" || errOut.String() != "oops" {
-		t.Errorf("stdout %q, stderr %q", out.String(), errOut.String())
-	}
 }
 
 func TestExecThatSucceeds(t *testing.T) {
@@ -75,75 +54,6 @@ func TestExecThatCannotStartTellsWhy(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("got %v", err)
 	}
-}
-
-func TestLargeDataBothWays(t *testing.T) {
-	const size = 20 << 20
-	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
-		_, err := io.Copy(req.IO.Stdout, req.IO.Stdin)
-		return 0, err
-	}}
-	s := start(t, b, streaming.Options{})
-	u := execAddress(t, s, &cri.ExecRequest{Stdin: true, Stdout: true})
-	in := bytes.Repeat([]byte("0123456789abcdef"), size/16)
-	var out bytes.Buffer
-	if err := dial(t, u, remotecommand.StreamOptions{Stdin: bytes.NewReader(in), Stdout: &out}); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(in, out.Bytes()) {
-		t.Errorf("%d bytes went, %d other ones came back", len(in), out.Len())
-	}
-}
-
-// terminal gives the sizes of a terminal, one by one.
-type terminal chan remotecommand.TerminalSize
-
-func (c terminal) Next() *remotecommand.TerminalSize {
-	if s, ok := <-c; ok {
-		return &s
-	}
-	return nil
-}
-
-func TestTerminalIsResized(t *testing.T) {
-	b := &backend{exec: func(ctx context.Context, req *engine.Exec) (int32, error) {
-		if !req.TTY || req.IO.Stderr != nil {
-			return 1, nil
-		}
-		for want := range uint16(3) {
-			select {
-			case sz := <-req.IO.Resize:
-				fmt.Fprintf(req.IO.Stdout, "%dx%d ", sz.Width, sz.Height)
-				if sz.Width != 80+want {
-					return 2, nil
-				}
-			case <-ctx.Done():
-				return 3, nil
-			}
-		}
-		return 0, nil
-	}}
-	s := start(t, b, streaming.Options{})
-	u := execAddress(t, s, &cri.ExecRequest{Tty: true, Stdin: true, Stdout: true})
-	sizes := make(terminal)
-	out, sizesSeen := io.Pipe()
-	go func() {
-		defer close(sizes)
-		buf := make([]byte, 64)
-		for i := range uint16(3) { // the next size only when the last was seen
-			sizes <- remotecommand.TerminalSize{Width: 80 + i, Height: 24}
-			if _, err := out.Read(buf); err != nil {
-				return
-			}
-		}
-		_, _ = io.Copy(io.Discard, out)
-	}()
-	in, inEnd := io.Pipe()
-	err := dial(t, u, remotecommand.StreamOptions{Stdin: in, Stdout: sizesSeen, Tty: true, TerminalSizeQueue: sizes})
-	if err != nil {
-		t.Error(err)
-	}
-	_, _ = inEnd.Close(), sizesSeen.Close()
 }
 
 func TestAttach(t *testing.T) {

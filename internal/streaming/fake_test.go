@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 
 	"gantry/internal/engine"
 	"gantry/internal/streaming"
@@ -85,7 +87,7 @@ func goroutines() []string {
 	buf := make([]byte, 4<<20)
 	var out []string
 	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		theirs := strings.Contains(g, "gantry/internal/streaming.") || strings.Contains(g, "spdystream") || strings.Contains(g, "cri-streaming")
+		theirs := strings.Contains(g, "gantry/internal/streaming.") || strings.Contains(g, "spdystream") || strings.Contains(g, "gorilla/websocket")
 		if theirs && !strings.Contains(g, "testing.tRunner(") && !strings.Contains(g, "client-go") {
 			out = append(out, g)
 		}
@@ -108,7 +110,39 @@ func eventually(yes func() bool) bool {
 	return true
 }
 
-// dial connects to an address as kubectl does, over SPDY.
+// protocols are all that a command can be run over, each with a real client.
+var protocols = []struct {
+	name      string
+	exitCodes bool // the protocol tells them
+	halfClose bool // the protocol tells the end of the input
+	sizes     bool // the protocol tells a terminal's size
+	connect   func(*rest.Config, *url.URL) (remotecommand.Executor, error)
+}{
+	{"SPDY v4", true, true, true, spdyClient("v4.channel.k8s.io")},
+	{"SPDY v3", false, true, true, spdyClient("v3.channel.k8s.io")},
+	{"SPDY v2", false, true, false, spdyClient("v2.channel.k8s.io")},
+	{"SPDY v1", false, false, false, spdyClient("channel.k8s.io")},
+	{"WebSocket v5", true, true, true, webSocketClient("v5.channel.k8s.io")},
+	{"WebSocket v4", true, false, true, webSocketClient("v4.channel.k8s.io")},
+}
+
+func spdyClient(version string) func(*rest.Config, *url.URL) (remotecommand.Executor, error) {
+	return func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
+		transport, upgrader, err := spdy.RoundTripperFor(c)
+		if err != nil {
+			return nil, err
+		}
+		return remotecommand.NewSPDYExecutorForProtocols(transport, upgrader, http.MethodPost, u, version)
+	}
+}
+
+func webSocketClient(version string) func(*rest.Config, *url.URL) (remotecommand.Executor, error) {
+	return func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewWebSocketExecutorForProtocols(c, http.MethodGet, u.String(), version)
+	}
+}
+
+// dial connects to an address as the kubelet does, over SPDY v4.
 func dial(t *testing.T, address string, o remotecommand.StreamOptions) error {
 	t.Helper()
 	return connect(t, address).StreamWithContext(t.Context(), o)
@@ -116,11 +150,16 @@ func dial(t *testing.T, address string, o remotecommand.StreamOptions) error {
 
 func connect(t *testing.T, address string) remotecommand.Executor {
 	t.Helper()
+	return connectOver(t, protocols[0].connect, address)
+}
+
+func connectOver(t *testing.T, client func(*rest.Config, *url.URL) (remotecommand.Executor, error), address string) remotecommand.Executor {
+	t.Helper()
 	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host, TLSClientConfig: rest.TLSClientConfig{Insecure: u.Scheme == "https"}}, "POST", u)
+	e, err := client(&rest.Config{Host: u.Host}, u)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,30 +1,28 @@
 package streaming_test
 
 import (
+	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
-	"time"
 
-	"golang.org/x/net/websocket"
-	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	transport "k8s.io/client-go/transport/spdy"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
-	"gantry/internal/engine"
 	"gantry/internal/streaming"
 )
 
@@ -174,66 +172,128 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 	}
 }
 
-func TestTLS(t *testing.T) {
-	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
-		_, err := io.WriteString(req.IO.Stdout, "safe")
-		return 0, err
-	}}
-	s := start(t, b, streaming.Options{TLS: &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MinVersion: tls.VersionTLS12}})
-	u := execAddress(t, s, &cri.ExecRequest{Stdout: true})
-	if !strings.HasPrefix(u, "https://") {
-		t.Errorf("the address is %s", u)
-	}
-	var out strings.Builder
-	if err := dial(t, u, remotecommand.StreamOptions{Stdout: &out}); err != nil || out.String() != "safe" {
-		t.Errorf("%v, %q", err, out.String())
-	}
-}
-
-func certificate(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-// A WebSocket carries the same streams, each message led by the number of its channel.
-func TestExecOverWebSocket(t *testing.T) {
-	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
-		if req.IO.Stdin != nil {
-			return 1, errors.New("a stream that nobody asked for")
+// A real client, with a listener of its own, over SPDY and over SPDY in a WebSocket.
+func TestPortForwardWithKubectlsClient(t *testing.T) {
+	const size, connections = 100 << 20, 20
+	b := &backend{forward: func(_ context.Context, port int32, stream io.ReadWriteCloser) error {
+		if port != 80 {
+			return errors.New("connection refused")
 		}
-		_, err := io.WriteString(req.IO.Stdout, "out")
-		return 3, err
+		_, err := io.Copy(stream, stream)
+		return errors.Join(err, stream.(interface{ CloseWrite() error }).CloseWrite())
 	}}
 	s := start(t, b, streaming.Options{})
-	u := execAddress(t, s, &cri.ExecRequest{Stdout: true})
-	config, err := websocket.NewConfig(strings.Replace(u, "http", "ws", 1), "http://localhost")
+	for name, dialer := range dialers {
+		t.Run(name, func(t *testing.T) {
+			local := forwardPort(t, s, dialer)
+			var wg sync.WaitGroup
+			for i := range connections {
+				wg.Go(func() { echo(t, local, size/connections+i) })
+			}
+			wg.Wait()
+			echo(t, local, size)
+		})
+	}
+}
+
+var dialers = map[string]func(*rest.Config, *url.URL) (httpstream.Dialer, error){
+	"SPDY": func(c *rest.Config, u *url.URL) (httpstream.Dialer, error) {
+		rt, upgrader, err := transport.RoundTripperFor(c)
+		return transport.NewDialerForStreaming(upgrader, &http.Client{Transport: rt}, http.MethodPost, u), err
+	},
+	"SPDY in a WebSocket": func(c *rest.Config, u *url.URL) (httpstream.Dialer, error) {
+		return portforward.NewSPDYOverWebsocketDialerForStreaming(u, c)
+	},
+}
+
+// forwardPort returns the address at which a client listens for port 80 until the test ends.
+func forwardPort(t *testing.T, s *streaming.Server, dialer func(*rest.Config, *url.URL) (httpstream.Dialer, error)) string {
+	t.Helper()
+	address, err := s.PortForward(&cri.PortForwardRequest{PodSandboxId: "p"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Protocol = []string{"v4.channel.k8s.io"}
-	ws, err := config.DialContext(t.Context())
+	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ws.Close() }()
-	channels := make(map[byte]string)
-	for {
-		var m []byte
-		if err := websocket.Message.Receive(ws, &m); err != nil {
-			break
+	d, err := dialer(&rest.Config{Host: u.Host}, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	f, err := portforward.NewOnAddressesForStreaming(d, []string{"127.0.0.1"}, []string{"0:80"}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- f.ForwardPorts() }()
+	t.Cleanup(func() {
+		close(stop)
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-		channels[m[0]] += string(m[1:])
+	})
+	select {
+	case <-ready:
+	case err = <-ended:
+		t.Fatal(err)
 	}
-	if channels[1] != "out" || !strings.Contains(channels[3], `"ExitCode","message":"3"`) {
-		t.Errorf("%q", channels)
+	ports, err := f.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", ports[0].Local)
+}
+
+// echo sends size bytes and wants the same ones back.
+func echo(t *testing.T, address string, size int) {
+	var d net.Dialer
+	conn, err := d.DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	sent := sha256.New()
+	go func() {
+		_, _ = io.Copy(io.MultiWriter(conn, sent), io.LimitReader(rand.NewChaCha8([32]byte{}), int64(size)))
+		_ = conn.(*net.TCPConn).CloseWrite()
+	}()
+	got := sha256.New()
+	n, err := io.Copy(got, conn)
+	if err != nil || n != int64(size) || !bytes.Equal(got.Sum(nil), sent.Sum(nil)) {
+		t.Errorf("%v, %d bytes came back of %d, or other ones", err, n, size)
+	}
+}
+
+// With channels every port of the request is there once. One that nobody listens on is told, and the
+// others go on.
+func TestPortForwardOverChannels(t *testing.T) {
+	b := &backend{forward: func(_ context.Context, port int32, stream io.ReadWriteCloser) error {
+		if port == 81 {
+			return errors.New("connection refused")
+		}
+		in := make([]byte, 5)
+		_, err := io.ReadFull(stream, in)
+		fmt.Fprintf(stream, "port %d got %s", port, in)
+		return err
+	}}
+	s := start(t, b, streaming.Options{})
+	for _, protocol := range []string{"v4.channel.k8s.io", "v4.base64.channel.k8s.io"} {
+		t.Run(protocol, func(t *testing.T) {
+			address, err := s.PortForward(&cri.PortForwardRequest{PodSandboxId: "p", Port: []int32{80, 81}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ws := webSocket(t, address, protocol)
+			ws.send(t, 0, "hello")
+			got := ws.all()
+			if want := "\x50\x00port 80 got hello"; got[0] != want {
+				t.Errorf("got %q, want %q", got[0], want)
+			}
+			if want := "\x51\x00"; got[2] != want || !strings.Contains(got[3], "connection refused") {
+				t.Errorf("got %q and %q", got[2], got[3])
+			}
+		})
 	}
 }

@@ -1,0 +1,152 @@
+package streaming_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/exec"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/engine"
+	"gantry/internal/streaming"
+)
+
+func TestExecMovesBytesAndTellsTheExitCode(t *testing.T) {
+	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
+		in := make([]byte, 5)
+		_, err := io.ReadFull(req.IO.Stdin, in)
+		if len(req.Args) == 3 { // all of it
+			var rest []byte
+			rest, err = io.ReadAll(req.IO.Stdin)
+			in = append(in, rest...)
+		}
+		fmt.Fprintf(req.IO.Stdout, "%s got %s", req.Args[0], in)
+		fmt.Fprint(req.IO.Stderr, "oops")
+		return 7, err
+	}}
+	s := start(t, b, streaming.Options{})
+	for _, p := range protocols {
+		t.Run(p.name, func(t *testing.T) {
+			req := &cri.ExecRequest{Cmd: []string{"a", "b"}, Stdin: true, Stdout: true, Stderr: true}
+			if p.halfClose {
+				req.Cmd = append(req.Cmd, "c")
+			}
+			var out, errOut bytes.Buffer
+			e := connectOver(t, p.connect, execAddress(t, s, req))
+			err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
+			var code exec.CodeExitError
+			if p.exitCodes && (!errors.As(err, &code) || code.Code != 7) {
+				t.Errorf("got %v, want exit code 7", err)
+			}
+			if !p.exitCodes && p.halfClose && (err == nil || !strings.Contains(err.Error(), "exit status 7")) {
+				t.Errorf("got %v, want exit status 7", err) // v1 does not wait for it
+			}
+			if out.String() != "a got input" || errOut.String() != "oops" {
+				t.Errorf("stdout %q, stderr %q", out.String(), errOut.String())
+			}
+		})
+	}
+}
+
+// A hundred megabytes go in and come out at the same time, as they were.
+func TestLargeDataBothWays(t *testing.T) {
+	const size = 100 << 20
+	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
+		_, err := io.CopyN(req.IO.Stdout, req.IO.Stdin, size)
+		return 0, err
+	}}
+	s := start(t, b, streaming.Options{})
+	for _, p := range protocols {
+		if testing.Short() && p.name != "WebSocket v5" && p.name != "SPDY v4" {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			e := connectOver(t, p.connect, execAddress(t, s, &cri.ExecRequest{Stdin: true, Stdout: true}))
+			in, out := sha256.New(), sha256.New()
+			src := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), in)
+			err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: src, Stdout: out})
+			if err != nil || !bytes.Equal(in.Sum(nil), out.Sum(nil)) {
+				t.Errorf("%v, other bytes came back than went", err)
+			}
+		})
+	}
+}
+
+// What a process wrote arrives although it did not take its input: closing a connection with unread
+// bytes would throw away what is under way.
+func TestOutputSurvivesInputThatNobodyTook(t *testing.T) {
+	const size = 8 << 20
+	b := &backend{exec: func(_ context.Context, req *engine.Exec) (int32, error) {
+		_, err := io.CopyN(req.IO.Stdout, rand.NewChaCha8([32]byte{}), size)
+		return 3, err
+	}}
+	s := start(t, b, streaming.Options{})
+	for _, p := range protocols {
+		if !p.exitCodes {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			e := connectOver(t, p.connect, execAddress(t, s, &cri.ExecRequest{Stdin: true, Stdout: true}))
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			var out bytes.Buffer
+			err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: &endless{ctx: ctx}, Stdout: &out})
+			var code exec.CodeExitError
+			if !errors.As(err, &code) || code.Code != 3 || out.Len() != size {
+				t.Errorf("%v, %d bytes of output", err, out.Len())
+			}
+		})
+	}
+}
+
+// terminal gives the sizes of a terminal, one by one.
+type terminal chan remotecommand.TerminalSize
+
+func (c terminal) Next() *remotecommand.TerminalSize {
+	if s, ok := <-c; ok {
+		return &s
+	}
+	return nil
+}
+
+func TestUnknownProtocolsAreRefused(t *testing.T) {
+	s := start(t, &backend{}, streaming.Options{})
+	for _, c := range []struct {
+		rule   string
+		header http.Header
+		status int
+	}{
+		{"no upgrade", nil, http.StatusBadRequest},
+		{"SPDY without a version of commands", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}}, http.StatusBadRequest},
+		{"SPDY with an unknown version", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v9"}}, http.StatusForbidden},
+		{"WebSocket with an unknown protocol", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Protocol": {"chat"}}, http.StatusBadRequest},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, execAddress(t, s, &cri.ExecRequest{Stdout: true}), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Close = true
+			for k, v := range c.header {
+				req.Header[k] = v
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			if res.StatusCode != c.status {
+				t.Errorf("got %s, want %d", res.Status, c.status)
+			}
+		})
+	}
+}
