@@ -1,6 +1,7 @@
 package report_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,23 @@ func TestWriteNamesWhatNobodyExplains(t *testing.T) {
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
+	}
+}
+
+func TestDocumentedCausesAreTheMachines(t *testing.T) {
+	doc, err := os.Open("../../../docs/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer doc.Close()
+	causes, err := report.Causes(doc)
+	if err != nil || len(causes) == 0 {
+		t.Fatalf("%d causes, %v", len(causes), err)
+	}
+	for _, c := range causes {
+		if !strings.HasPrefix(c.Text, "the machine: ") {
+			t.Errorf("%s: %s", c.Spec, c.Text)
 		}
 	}
 }
