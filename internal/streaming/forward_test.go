@@ -21,7 +21,6 @@ import (
 	transport "k8s.io/client-go/transport/spdy"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"gantry/internal/streaming"
 )
@@ -38,26 +37,7 @@ func dialForward(t *testing.T, s *streaming.Server) *forward {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rt, err := spdy.NewRoundTripper(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set(httpstream.HeaderProtocolVersion, "portforward.k8s.io")
-	res, err := rt.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	conn, err := rt.NewConnection(res)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return &forward{conn: conn}
+	return &forward{conn: spdyConn(t, address, "portforward.k8s.io")}
 }
 
 // open asks for a connection to port.
