@@ -249,5 +249,6 @@ func (c *container) remove() error {
 	c.w.mu.Lock()
 	delete(c.w.containers, c.Key)
 	c.w.mu.Unlock()
+	c.w.forgetExecs(c.Key)
 	return nil
 }

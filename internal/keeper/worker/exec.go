@@ -24,6 +24,8 @@ type session struct {
 	w      *Worker
 	dir    string
 	cgroup string
+	// recovered says that it was begun through a worker that died: its client may come back or not.
+	recovered bool
 
 	once  sync.Once
 	exit  wire.Exit     // set before ended is closed
@@ -202,6 +204,25 @@ func (x *session) forget() {
 	x.w.mu.Unlock()
 	if err := os.RemoveAll(x.dir); err != nil {
 		log.Printf("remove exec: %v", err)
+	}
+}
+
+// forgetExecs forgets the execs of a container that is gone, and their processes with it, for whose
+// clients nobody waits any more.
+func (w *Worker) forgetExecs(key string) {
+	w.mu.Lock()
+	var gone []*session
+	for _, x := range w.execs {
+		if x.Key == key && x.recovered {
+			gone = append(gone, x)
+		}
+	}
+	w.mu.Unlock()
+	for _, x := range gone {
+		x.ask.Do(func() {
+			close(x.asked)
+			x.forget()
+		})
 	}
 }
 

@@ -37,10 +37,7 @@ func (w *Worker) start(key string) error {
 	if phase == phaseStarting {
 		awaitOrphans("start", key)
 	}
-	err = invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", key)
-	if err != nil && phase == phaseStarting && !c.waitsForStart() {
-		err = nil // the start that was interrupted had been heard
-	}
+	err = c.invokeStart(phase == phaseStarting)
 	if err != nil {
 		if saveErr := c.save(phaseCreated); saveErr != nil {
 			log.Print(saveErr)
@@ -53,6 +50,23 @@ func (w *Worker) start(key string) error {
 	}
 	w.reached(startRecord)
 	return nil
+}
+
+// invokeStart has the runtime start the container. A start that was interrupted, by the end of a
+// worker or of the runtime itself, may have been heard; one that was not is tried once more.
+func (c *container) invokeStart(interrupted bool) error {
+	start := func() error { return invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", c.Key) }
+	err := start()
+	if unanswered(err) {
+		interrupted = true
+		if c.waitsForStart() {
+			err = start()
+		}
+	}
+	if err != nil && interrupted && !c.waitsForStart() {
+		return nil
+	}
+	return err
 }
 
 // waitsForStart says whether the OCI runtime still calls the container created.

@@ -114,6 +114,7 @@ func (w *Worker) recoverExecs() error {
 			continue
 		}
 		x := w.newSession(s)
+		x.recovered = true
 		if c := w.containers[s.Key]; c != nil {
 			x.cgroup = c.CgroupPath
 		}

@@ -57,8 +57,27 @@ func invoke(rt wire.Runtime, limit time.Duration, dir string, stdio [3]*os.File,
 		return wire.Errorf(wire.CodeNotFound, "OCI runtime %s: %v", rt.Path, err)
 	case errors.Is(err, fs.ErrPermission):
 		return wire.Errorf(wire.CodePrecondition, "OCI runtime %s: %v", rt.Path, err)
+	case killed(err):
+		return wire.Errorf(wire.CodeUnavailable, "%s %s was killed: %s", filepath.Base(rt.Path), args[0], complaint(said, err))
 	}
 	return wire.Errorf(wire.CodeUnknown, "%s %s: %s", filepath.Base(rt.Path), args[0], complaint(said, err))
+}
+
+// killed says whether somebody ended the runtime before it gave an answer: that says nothing about
+// the container.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
+}
+
+// unanswered says whether err came in place of the runtime's answer.
+func unanswered(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code == wire.CodeUnavailable
 }
 
 // complaint is what the runtime wrote before it failed.

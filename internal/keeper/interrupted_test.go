@@ -1,0 +1,61 @@
+package keeper_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/internal/keeper"
+)
+
+// dying returns a runtime that is killed in its first command of that name, before or after it has
+// done what it was asked for.
+func (b *bench) dying(command, when string) keeper.Runtime {
+	b.t.Helper()
+	path, armed := filepath.Join(b.dir, "dying"), filepath.Join(b.dir, "armed")
+	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *\" %s \"*) [ -f %[2]s ] && rm %[2]s && { [ %[3]s = before ] || /usr/bin/crun \"$@\"; kill -9 $$; };; esac\nexec /usr/bin/crun \"$@\"\n",
+		command, armed, when)
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(armed, nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	return keeper.Runtime{Path: path, Args: []string{"--root", b.crun}}
+}
+
+func TestStartSurvivesAKilledRuntime(t *testing.T) {
+	for _, when := range []string{"before", "after"} {
+		t.Run(when+" it was done", func(t *testing.T) {
+			b := newBench(t)
+			c := container{script: waitAndExit}
+			c.Runtime = b.dying("start", when)
+			if _, err := b.Create(b.context(), b.spec("c", c)); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Start(b.context(), "c"); err != nil {
+				t.Fatalf("start: %v", err)
+			}
+			b.touch("go")
+			if e := b.exit("c"); e.Code != 9 {
+				t.Errorf("exit %+v, want 9", e)
+			}
+		})
+	}
+}
+
+func TestKilledRuntimeIsUnavailable(t *testing.T) {
+	b := newBench(t)
+	c := container{script: waitAndExit}
+	c.Runtime = b.dying("create", "before")
+	req := b.spec("c", c)
+	if _, err := b.Create(b.context(), req); !errdefs.IsUnavailable(err) {
+		t.Errorf("create: %v, want unavailable: nothing is wrong with the container", err)
+	}
+	if _, err := b.Create(b.context(), req); err != nil {
+		t.Errorf("repeat: %v", err)
+	}
+}
