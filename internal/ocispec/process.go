@@ -38,11 +38,31 @@ func process(r *Request) (*specs.Process, error) {
 		Capabilities:    caps,
 		NoNewPrivileges: r.Container.Security.NoNewPrivileges,
 		OOMScoreAdj:     &score,
-	}
-	if a := r.Container.Security.AppArmor; a != nil && a.Kind == pod.ProfileLocalhost {
-		p.ApparmorProfile = a.Ref
+		ApparmorProfile: apparmorProfile(&r.Container.Security, &r.Node),
 	}
 	return p, nil
+}
+
+// WantsDefaultProfile says whether a container with this security context is confined by the node's
+// default AppArmor profile. One that says nothing is, as on other runtimes, unless it is privileged.
+func WantsDefaultProfile(sec *pod.Security) bool {
+	if sec.AppArmor == nil {
+		return !sec.Privileged
+	}
+	return sec.AppArmor.Kind == pod.ProfileRuntimeDefault
+}
+
+// apparmorProfile is what confines the process; "" is nothing.
+func apparmorProfile(sec *pod.Security, node *Node) string {
+	switch {
+	case !node.AppArmor:
+		return ""
+	case WantsDefaultProfile(sec):
+		return node.DefaultProfile
+	case sec.AppArmor != nil && sec.AppArmor.Kind == pod.ProfileLocalhost:
+		return sec.AppArmor.Ref
+	}
+	return ""
 }
 
 // command joins as Kubernetes does: Command replaces entrypoint and cmd, Args replaces cmd alone.

@@ -63,6 +63,7 @@ type Node struct {
 	LimitsHugepages   bool
 	RecursiveReadOnly bool // mount option "rro"
 	AppArmor          bool
+	DefaultProfile    string // of AppArmor, loaded; "" where there is none
 	SELinux           bool
 }
 
@@ -107,7 +108,7 @@ func refuse(r *Request) error {
 	if own := c.Namespaces.User; own != nil && !reflect.DeepEqual(own, r.Sandbox.Namespaces.User) {
 		return fmt.Errorf("userns_options: not those of the pod: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := refuseProfile(c.Security.AppArmor, r.Node.AppArmor); err != nil {
+	if err := refuseProfile(c.Security.AppArmor, &r.Node); err != nil {
 		return err
 	}
 	// On a kernel without SELinux a label means nothing: manifests that work everywhere carry them.
@@ -122,14 +123,14 @@ func refuse(r *Request) error {
 	return nil
 }
 
-func refuseProfile(p *pod.Profile, enabled bool) error {
+func refuseProfile(p *pod.Profile, node *Node) error {
 	switch {
 	case p == nil || p.Kind == pod.ProfileUnconfined:
 		return nil
-	case p.Kind == pod.ProfileLocalhost && !enabled:
+	case p.Kind == pod.ProfileLocalhost && !node.AppArmor:
 		return fmt.Errorf("apparmor profile %q: the kernel has no AppArmor: %w", p.Ref, errdefs.ErrInvalidArgument)
-	case p.Kind == pod.ProfileRuntimeDefault && enabled:
-		return fmt.Errorf("apparmor profile %s: %w", p.Kind, errdefs.ErrNotImplemented)
+	case p.Kind == pod.ProfileRuntimeDefault && node.AppArmor && node.DefaultProfile == "":
+		return fmt.Errorf("apparmor profile %s: none is loaded: %w", p.Kind, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

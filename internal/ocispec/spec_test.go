@@ -358,3 +358,41 @@ func TestJoinedPIDNamespace(t *testing.T) {
 		t.Errorf("namespaces %v lack %v", s.Linux.Namespaces, want)
 	}
 }
+
+func TestAppArmorProfile(t *testing.T) {
+	kind := func(k pod.ProfileKind) *pod.Profile { return &pod.Profile{Kind: k} }
+	for rule, tt := range map[string]struct {
+		sec    pod.Security
+		node   ocispec.Node
+		want   string
+		refuse bool
+	}{
+		"nothing said: the default":          {node: ocispec.Node{AppArmor: true, DefaultProfile: "d"}, want: "d"},
+		"nothing said and privileged: none":  {sec: pod.Security{Privileged: true}, node: ocispec.Node{AppArmor: true, DefaultProfile: "d"}},
+		"the default, though privileged":     {sec: pod.Security{Privileged: true, AppArmor: kind(pod.ProfileRuntimeDefault)}, node: ocispec.Node{AppArmor: true, DefaultProfile: "d"}, want: "d"},
+		"unconfined":                         {sec: pod.Security{AppArmor: kind(pod.ProfileUnconfined)}, node: ocispec.Node{AppArmor: true, DefaultProfile: "d"}},
+		"the node's own profile":             {sec: pod.Security{AppArmor: &pod.Profile{Kind: pod.ProfileLocalhost, Ref: "web"}}, node: ocispec.Node{AppArmor: true, DefaultProfile: "d"}, want: "web"},
+		"the default where none is loaded":   {sec: pod.Security{AppArmor: kind(pod.ProfileRuntimeDefault)}, node: ocispec.Node{AppArmor: true}, refuse: true},
+		"nothing said where none is loaded":  {node: ocispec.Node{AppArmor: true}},
+		"the default on a kernel without it": {sec: pod.Security{AppArmor: kind(pod.ProfileRuntimeDefault)}, node: ocispec.Node{DefaultProfile: "d"}},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			r := request()
+			r.Container.Security = tt.sec
+			r.Node.AppArmor, r.Node.DefaultProfile = tt.node.AppArmor, tt.node.DefaultProfile
+			s, err := ocispec.Build(r)
+			if tt.refuse {
+				if !errdefs.IsFailedPrecondition(err) {
+					t.Errorf("Build: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Process.ApparmorProfile != tt.want {
+				t.Errorf("profile %q, want %q", s.Process.ApparmorProfile, tt.want)
+			}
+		})
+	}
+}

@@ -152,6 +152,9 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	node := e.node
 	node.OCIVersion, node.RecursiveReadOnly = features.OCIVersion, features.RecursiveReadOnly()
 	node.AccountsSwap = e.cgroups.AccountsSwap()
+	if node.DefaultProfile, err = e.defaultProfile(&c.Security); err != nil {
+		return nil, err
+	}
 	spec, err := ocispec.Build(&ocispec.Request{
 		Container: c, Sandbox: &req.Sandbox.Spec, Image: req.Image.Config, Rootfs: rootfs,
 		CgroupsPath: e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(c.Key)),
