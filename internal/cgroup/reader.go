@@ -142,11 +142,12 @@ func (r *reader) read(dir, name string) []byte {
 			r.fail(err)
 			return nil
 		}
-		if more == 0 {
+		space := len(r.buf) - n
+		n += more
+		if more < space { // the kernel hands out these files whole: there is no need to ask for the end
 			r.files++
 			return r.buf[:n]
 		}
-		n += more
 	}
 	r.fail(fmt.Errorf("%s: %w", name, io.ErrShortBuffer))
 	return nil

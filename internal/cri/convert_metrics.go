@@ -54,10 +54,10 @@ func allMetrics() []metric {
 	return slices.Concat(cpuMetrics(), memoryMetrics(), pressureMetrics(), diskMetrics(), networkMetrics(), taskMetrics(), specMetrics())
 }
 
-func fromMetrics(m *measured) []*runtime.Metric {
-	var out []*runtime.Metric
+func fromMetrics(all []metric, m *measured) []*runtime.Metric {
+	out := make([]*runtime.Metric, 0, len(all))
 	base := m.labels()
-	for _, metric := range allMetrics() {
+	for _, metric := range all {
 		for _, s := range metric.read(m) {
 			out = append(out, &runtime.Metric{
 				Name: metric.name, Timestamp: s.at, MetricType: metric.kind, Value: number(s.value),

@@ -1,8 +1,11 @@
 package cri
 
 import (
+	"runtime"
+	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -19,6 +22,23 @@ func matchLabels(selector, labels map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// mapped converts all items, some at a time, and keeps their order. What convert leaves nil is left out.
+func mapped[T any, M any](items []T, convert func(T) (*M, error)) ([]*M, error) {
+	all := make([]*M, len(items))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, item := range items {
+		g.Go(func() (err error) {
+			all[i], err = convert(item)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m *M) bool { return m == nil }), nil
 }
 
 // chunks hands items to send in order, each once, as many at a time as chunkBytes holds and at

@@ -42,33 +42,30 @@ func (s *Service) StreamPodSandboxMetrics(_ *runtime.StreamPodSandboxMetricsRequ
 
 // listMetrics leaves out what ended meanwhile.
 func (s *Service) listMetrics(ctx context.Context) ([]*runtime.PodSandboxMetrics, error) {
-	bySandbox := make(map[string][]*pod.Container)
-	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{State: running}) {
-		bySandbox[c.SandboxID] = append(bySandbox[c.SandboxID], c)
-	}
-	var out []*runtime.PodSandboxMetrics
-	for _, sb := range s.filterPods(ctx, &runtime.PodSandboxFilter{State: ready}) {
+	containers := s.runningBySandbox(ctx)
+	metrics := allMetrics()
+	pods := s.filterPods(ctx, &runtime.PodSandboxFilter{State: ready})
+	return mapped(pods, func(sb *pod.Sandbox) (*runtime.PodSandboxMetrics, error) {
 		m, err := s.statistics.PodMetrics(ctx, sb.ID)
 		if notRunning(err) {
-			continue
+			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		of := &runtime.PodSandboxMetrics{PodSandboxId: sb.ID, Metrics: fromMetrics(&measured{sandbox: sb, Metrics: m})}
-		for _, c := range bySandbox[sb.ID] {
+		of := &runtime.PodSandboxMetrics{PodSandboxId: sb.ID, Metrics: fromMetrics(metrics, &measured{sandbox: sb, Metrics: m})}
+		of.ContainerMetrics, err = mapped(containers[sb.ID], func(c *pod.Container) (*runtime.ContainerMetrics, error) {
 			m, err := s.statistics.ContainerMetrics(ctx, c.ID)
 			if notRunning(err) {
-				continue
+				return nil, nil
 			}
 			if err != nil {
 				return nil, err
 			}
-			of.ContainerMetrics = append(of.ContainerMetrics, &runtime.ContainerMetrics{
-				ContainerId: c.ID, Metrics: fromMetrics(&measured{sandbox: sb, container: c, Metrics: m}),
-			})
-		}
-		out = append(out, of)
-	}
-	return out, nil
+			return &runtime.ContainerMetrics{
+				ContainerId: c.ID, Metrics: fromMetrics(metrics, &measured{sandbox: sb, container: c, Metrics: m}),
+			}, nil
+		})
+		return of, err
+	})
 }

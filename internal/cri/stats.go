@@ -45,22 +45,24 @@ func (s *Service) StreamContainerStats(req *runtime.StreamContainerStatsRequest,
 	})
 }
 
-// listStats leaves out what ended between the list and the reading.
 func (s *Service) listStats(ctx context.Context, f *runtime.ContainerStatsFilter) ([]*runtime.ContainerStats, error) {
-	var out []*runtime.ContainerStats
-	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{
+	return s.statsOf(ctx, s.filterContainers(ctx, &runtime.ContainerFilter{
 		Id: f.GetId(), PodSandboxId: f.GetPodSandboxId(), LabelSelector: f.GetLabelSelector(), State: running,
-	}) {
+	}))
+}
+
+// statsOf leaves out what ended meanwhile.
+func (s *Service) statsOf(ctx context.Context, containers []*pod.Container) ([]*runtime.ContainerStats, error) {
+	return mapped(containers, func(c *pod.Container) (*runtime.ContainerStats, error) {
 		st, err := s.statistics.ContainerStats(ctx, c.ID)
 		if notRunning(err) {
-			continue
+			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, fromStats(c, st))
-	}
-	return out, nil
+		return fromStats(c, st), nil
+	})
 }
 
 var (
@@ -111,33 +113,27 @@ func (s *Service) StreamPodSandboxStats(req *runtime.StreamPodSandboxStatsReques
 }
 
 func (s *Service) listPodStats(ctx context.Context, f *runtime.PodSandboxStatsFilter) ([]*runtime.PodSandboxStats, error) {
-	bySandbox := make(map[string][]*pod.Container)
-	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{PodSandboxId: f.GetId(), State: running}) {
-		bySandbox[c.SandboxID] = append(bySandbox[c.SandboxID], c)
-	}
-	var out []*runtime.PodSandboxStats
-	for _, sb := range s.filterPods(ctx, &runtime.PodSandboxFilter{Id: f.GetId(), LabelSelector: f.GetLabelSelector(), State: ready}) {
-		var containers []*runtime.ContainerStats
-		for _, c := range bySandbox[sb.ID] {
-			st, err := s.statistics.ContainerStats(ctx, c.ID)
-			if notRunning(err) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			containers = append(containers, fromStats(c, st))
-		}
-		st, err := s.podStats(ctx, sb, containers)
-		if errdefs.IsNotFound(err) { // removed meanwhile
-			continue
-		}
+	containers := s.runningBySandbox(ctx)
+	pods := s.filterPods(ctx, &runtime.PodSandboxFilter{Id: f.GetId(), LabelSelector: f.GetLabelSelector(), State: ready})
+	return mapped(pods, func(sb *pod.Sandbox) (*runtime.PodSandboxStats, error) {
+		of, err := s.statsOf(ctx, containers[sb.ID])
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, st)
+		st, err := s.podStats(ctx, sb, of)
+		if errdefs.IsNotFound(err) { // removed meanwhile
+			return nil, nil
+		}
+		return st, err
+	})
+}
+
+func (s *Service) runningBySandbox(ctx context.Context) map[string][]*pod.Container {
+	all := make(map[string][]*pod.Container)
+	for _, c := range s.filterContainers(ctx, &runtime.ContainerFilter{State: running}) {
+		all[c.SandboxID] = append(all[c.SandboxID], c)
 	}
-	return out, nil
+	return all
 }
 
 func (s *Service) podStats(ctx context.Context, sb *pod.Sandbox, containers []*runtime.ContainerStats) (*runtime.PodSandboxStats, error) {
