@@ -153,6 +153,13 @@ func checkState(o *Options) error {
 
 func checkMetrics(o *Options) error { return optional(o.Metrics.Listen, hostPort) }
 
+func checkStreamingTLS(o *Options) error {
+	if (o.Streaming.TLSCert == "") != (o.Streaming.TLSKey == "") {
+		return errors.New("a certificate and its key come together")
+	}
+	return optional(o.Streaming.TLSCert, absolute)
+}
+
 func checkBandwidth(o *Options) error {
 	if n := o.Images.Bandwidth; n < 0 {
 		return fmt.Errorf("%d is less than 0", n)

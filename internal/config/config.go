@@ -85,7 +85,9 @@ type Builtin struct {
 
 // Streaming is the HTTP server of exec, attach and port-forward.
 type Streaming struct {
-	Listen string `toml:"listen" comment:"host:port; port 0 takes a free one. The kubelet connects to it, nobody else should reach it."`
+	Listen  string `toml:"listen" comment:"host:port; port 0 takes a free one. The kubelet connects to it, nobody else should reach it."`
+	TLSCert string `toml:"tls_cert" comment:"PEM file of a certificate for the host of listen, which the kubelet's system trusts; read for every connection. Empty: plain HTTP."`
+	TLSKey  string `toml:"tls_key" comment:"PEM file of the certificate's key."`
 }
 
 // Metrics is the HTTP server of /metrics and /healthz.

@@ -192,6 +192,7 @@ func TestErrorsNameKeyAndOrigin(t *testing.T) {
 		"root and state the same":   {"root = \"/x\"\nstate = \"/x/\"", nil, `FILE:2: state: is the same directory as root`},
 		"listen is a TCP address":   {"", []string{"--listen", "tcp://127.0.0.1:1"}, `--listen: listen: "tcp://127.0.0.1:1" is not unix:///PATH`},
 		"listen is too long":        {"", []string{"--listen", "unix:///" + strings.Repeat("x", 107)}, `longer than the 107 bytes`},
+		"certificate without key":   {"", []string{"--streaming-tls-cert", "/etc/cert.pem"}, `--streaming-tls-cert: streaming.tls_cert: a certificate and its key come together`},
 		"streaming without port":    {"", []string{"--streaming-listen", "localhost"}, `--streaming-listen: streaming.listen: "localhost" is not HOST:PORT`},
 		"port out of range":         {"", []string{"--metrics-listen", "localhost:70000"}, `port "70000" is not a number from 0 to 65535`},
 		"default runtime unknown":   {"", []string{"--runtime=kata=/k", "--default-runtime=crun"}, `--default-runtime: runtime.default: "crun" is not a runtime; there are kata`},

@@ -99,6 +99,10 @@ func serverOptions() []option {
 			func(o *Options) value { return text{&o.Log.Format} }, func(o *Options) error { return oneOf(o.Log.Format, "text", "json") }},
 		{"streaming.listen", "streaming-listen", "HOST:PORT", "address of exec, attach and port-forward",
 			func(o *Options) value { return text{&o.Streaming.Listen} }, func(o *Options) error { return hostPort(o.Streaming.Listen) }},
+		{"streaming.tls_cert", "streaming-tls-cert", "FILE", "certificate of the streaming address; needs --streaming-tls-key (default plain HTTP)",
+			func(o *Options) value { return text{&o.Streaming.TLSCert} }, checkStreamingTLS},
+		{"streaming.tls_key", "streaming-tls-key", "FILE", "key of the streaming certificate",
+			func(o *Options) value { return text{&o.Streaming.TLSKey} }, func(o *Options) error { return optional(o.Streaming.TLSKey, absolute) }},
 		{"metrics.listen", "metrics-listen", "HOST:PORT", "address of /metrics and /healthz; empty for none",
 			func(o *Options) value { return text{&o.Metrics.Listen} }, checkMetrics},
 	}
