@@ -217,26 +217,45 @@ func TestBrokenEngineLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestUndoGoesOnPastErrorsAndIsRepeated(t *testing.T) {
+// A CNI plugin without the namespace cannot find what it has to give back.
+func TestNamespaceStaysUntilTheNetworkIsDetached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fake.FailOn("StartSandbox"))
-		w.net.fail("Detach", errdefs.ErrUnavailable)
+		w := newWorld(t)
 		m := w.start()
-		if _, err := m.RunPod(t.Context(), sandbox("web")); !errors.Is(err, fake.ErrFault) {
-			t.Fatalf("RunPod: %v; want the fault that ended it", err)
+		id, err := m.RunPod(t.Context(), sandbox("web"))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if left := w.engine.Everything(); len(left) > 0 {
-			t.Errorf("undoing stopped at the network: %v", left)
+		had := len(w.engine.Everything())
+		w.net.fail("Detach", errdefs.ErrUnavailable)
+		if err = m.StopPod(t.Context(), id); !errdefs.IsUnavailable(err) {
+			t.Errorf("StopPod: %v", err)
 		}
-		if len(m.Pods(t.Context())) != 0 {
-			t.Error("a pod that is being undone is listed")
+		if err = m.RemovePod(t.Context(), id); !errdefs.IsUnavailable(err) {
+			t.Errorf("RemovePod: %v", err)
 		}
-		if left := w.left(); len(left) != 2 {
-			t.Errorf("left %v; want the network and the record, until that is given back too", left)
+		if left := w.engine.Everything(); len(left) != had {
+			t.Errorf("left %v: the namespace is gone while the network holds on to it", left)
 		}
 		w.net.fail("Detach", nil)
 		<-time.After(2 * time.Minute) // of the bubble's clock
 		w.mustBeEmpty("when the network answers again")
+	})
+}
+
+func TestUndoGoesOnPastErrorsAndIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fake.FailOn("StartSandbox"), fake.FailOn("StopSandbox"))
+		m := w.start()
+		if _, err := m.RunPod(t.Context(), sandbox("web")); !errors.Is(err, fake.ErrFault) {
+			t.Fatalf("RunPod: %v; want the fault that ended it", err)
+		}
+		if len(m.Pods(t.Context())) != 0 {
+			t.Error("a pod that is being undone is listed")
+		}
+		w.engine.Faults().Lift("StopSandbox")
+		<-time.After(2 * time.Minute) // of the bubble's clock
+		w.mustBeEmpty("when the engine works again")
 	})
 }
 

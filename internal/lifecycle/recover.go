@@ -177,11 +177,10 @@ func (m *Manager) removeOrphans(name string, inv engine.Inventory) []<-chan stru
 }
 
 func (m *Manager) removeOrphan(ctx context.Context, eng engine.Engine, s engine.SandboxInfo) error {
-	return errors.Join(
-		m.opts.Network.Detach(ctx, &cni.Attachment{Key: s.Key, NetNS: s.NetNS}),
-		eng.StopSandbox(ctx, s.Key),
-		eng.RemoveSandbox(ctx, s.Key),
-	)
+	if err := m.opts.Network.Detach(ctx, &cni.Attachment{Key: s.Key, NetNS: s.NetNS}); err != nil {
+		return err // the namespace is needed to try again
+	}
+	return errors.Join(eng.StopSandbox(ctx, s.Key), eng.RemoveSandbox(ctx, s.Key))
 }
 
 // all does everything at once, each within the time of one step of undoing.

@@ -50,6 +50,9 @@ type step[T any] struct {
 	do     func(ctx context.Context, t T) error
 	stop   func(ctx context.Context, t T) error
 	remove func(ctx context.Context, t T) error
+	// bars says that undoing the step needs what the steps before it made: as long as it cannot be
+	// undone, they stay.
+	bars bool
 }
 
 // The names of a pod's and of a container's steps.
@@ -67,12 +70,13 @@ const (
 
 // podSteps is the life of a pod. RunPod walks it forwards; StopPod, RemovePod, recovery and the
 // undoing of a failure walk it backwards. With Docker the network namespace belongs to the pause
-// container: that is why the network is attached after create and detached before its stop.
+// container: that is why the network is attached after create and detached before its stop. A plugin
+// that is called without the namespace, because an earlier DEL failed, cannot find what to give back.
 func (m *Manager) podSteps() []step[*podEntry] {
 	return []step[*podEntry]{
 		{name: stepFiles, do: m.writeFiles, remove: m.removeFiles},
 		{name: stepSandbox, do: m.createSandbox, stop: m.stopSandbox, remove: m.removeSandbox},
-		{name: stepNetwork, do: m.attach, stop: m.detach},
+		{name: stepNetwork, do: m.attach, stop: m.detach, bars: true},
 		{name: stepStart, do: m.startSandbox},
 		{name: stepPublish, do: m.publishPod, stop: m.killContainers, remove: m.removeContainers},
 	}
@@ -145,7 +149,8 @@ func forward[T interface{ begin(string) }](ctx context.Context, m *Manager, op O
 }
 
 // backward undoes all steps in reverse, each within the time that a step of undoing may take; only
-// StopPod leaves what remove takes away. It never stops at an error: what can be given back is given back.
+// StopPod leaves what remove takes away. It stops at no error but that of a step that bars the way:
+// what can be given back is given back.
 func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
 	var errs []error
 	for _, s := range slices.Backward(steps) {
@@ -156,6 +161,9 @@ func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op 
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", s.name, err))
+			if s.bars {
+				break
+			}
 		}
 	}
 	return errors.Join(errs...)
