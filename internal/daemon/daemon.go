@@ -30,6 +30,8 @@ type server struct {
 	log     *slog.Logger
 	points  *killpoint.Points // nil unless a fault test has asked for them
 	closers []closer
+
+	notifySocket string // systemd's; "" without it
 }
 
 type closer struct {
@@ -48,7 +50,11 @@ func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
 		return err
 	}
 	observe.Adopt(log)
-	s := &server{opts: o, log: log, points: killpoint.FromEnv("server")}
+	socket, err := takeNotifySocket()
+	if err != nil {
+		return err
+	}
+	s := &server{opts: o, log: log, points: killpoint.FromEnv("server"), notifySocket: socket}
 	if s.points.Active() {
 		log.Warn("the server will end at the points that fault tests name", "environment", killpoint.Env)
 	}

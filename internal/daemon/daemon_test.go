@@ -202,3 +202,15 @@ func TestAskedToEndBeforeItBegan(t *testing.T) {
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
+
+func TestSystemdsSocketIsInheritedByNobody(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "notify"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := daemon.Run(ctx, options(t), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if path, ok := os.LookupEnv("NOTIFY_SOCKET"); ok {
+		t.Errorf("children would inherit %s", path)
+	}
+}

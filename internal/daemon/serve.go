@@ -55,14 +55,14 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	notify("READY=1")
+	s.notify("READY=1")
 	s.log.Info("gantry serves", "listen", s.opts.Listen, "streaming", streams.Addr().String(), "metrics", s.opts.Metrics.Listen)
 	select {
 	case <-ctx.Done():
 		err = nil
 	case err = <-broken:
 	}
-	notify("STOPPING=1")
+	s.notify("STOPPING=1")
 	p.manager.EndEvents() // these calls would never end by themselves
 	s.log.Info("gantry is asked to end: no new calls; containers go on")
 	stop()
@@ -169,13 +169,25 @@ func answers(ctx context.Context, path string) bool {
 	return true
 }
 
-// notify tells systemd how the server is (sd_notify(3)); without systemd it does nothing.
-func notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
+// notifyEnv is where systemd says where it wants to be told (sd_notify(3)).
+const notifyEnv = "NOTIFY_SOCKET"
+
+// takeNotifySocket takes systemd's socket out of the environment: the keeper and the OCI runtimes
+// would inherit it, and a runtime that finds it waits for the container to say that it is ready.
+func takeNotifySocket() (path string, err error) {
+	path = os.Getenv(notifyEnv)
+	if err := os.Unsetenv(notifyEnv); err != nil {
+		return "", fmt.Errorf("environment: %w", err)
+	}
+	return path, nil
+}
+
+// notify tells systemd how the server is; without systemd it does nothing.
+func (s *server) notify(state string) {
+	if s.notifySocket == "" {
 		return
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: s.notifySocket, Net: "unixgram"})
 	if err != nil {
 		return
 	}
