@@ -43,6 +43,7 @@ type holder struct {
 	link      *wire.Conn // to the worker
 	born      time.Time  // of the worker
 	upgrading bool       // re-execute when the worker has ended
+	leaving   bool       // the machine goes down: end after the last container
 	crashes   int        // early deaths of the worker in a row that nobody's SIGKILL explains
 
 	frames chan frame
@@ -62,7 +63,7 @@ type exit struct {
 }
 
 // Run is the holder's life. It returns when the state directory cannot be used or another keeper
-// has it; ready is told "" or why not, once.
+// has it, and when the machine goes down; ready is told "" or why not, once.
 func Run(ctx context.Context, opt Options, ready func(string)) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
@@ -78,8 +79,10 @@ func Run(ctx context.Context, opt Options, ready func(string)) error {
 	signal.Notify(children, unix.SIGCHLD)
 	upgrade := make(chan os.Signal, 1)
 	signal.Notify(upgrade, unix.SIGUSR2)
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, unix.SIGTERM)
 	// A terminal's or a service manager's end is not the containers' end.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
 
 	if err := h.begin(); err != nil {
 		ready(err.Error())
@@ -98,6 +101,12 @@ func Run(ctx context.Context, opt Options, ready func(string)) error {
 			h.receive(f)
 		case <-upgrade:
 			h.upgrade()
+		case <-terminate:
+			h.asked()
+		}
+		if h.leaving && len(h.claims) == 0 {
+			h.end()
+			return nil
 		}
 	}
 }
