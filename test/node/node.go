@@ -126,8 +126,8 @@ func Prepare(t testing.TB, o Options) *Node {
 	return n
 }
 
-// Attach returns the node of a server that somebody else starts and ends, whose state directory is
-// state and which takes cgroupParent as the parent of pods that choose none.
+// Attach returns the node of a server that somebody else starts and ends and that runs, whose state
+// directory is state. Pods that choose no cgroup parent get one below cgroupParent.
 func Attach(t testing.TB, state, cgroupParent string) *Node {
 	t.Helper()
 	n := &Node{t: t, State: state, Cgroup: cgroupParent, Root: tempDir(t, "/tmp", "gantry-root")}
@@ -146,7 +146,10 @@ func Attach(t testing.TB, state, cgroupParent string) *Node {
 func (n *Node) dial() *grpc.ClientConn {
 	n.t.Helper()
 	conn, err := grpc.NewClient(n.Endpoint(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}))
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2},
+			MinConnectTimeout: startTime, // a slow machine is not a dead server
+		}))
 	if err != nil {
 		n.t.Fatalf("client of %s: %v", n.Endpoint(), err)
 	}
