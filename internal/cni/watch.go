@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -53,7 +54,9 @@ func (w *watcher) run() {
 			}
 			w.log.Warn("watch network configuration", "dir", w.dir, "error", err)
 		}
-		if err := w.arm(); err != nil {
+		if err := w.arm(); errors.Is(err, fsnotify.ErrClosed) {
+			return
+		} else if err != nil {
 			w.log.Warn("watch network configuration", "dir", w.dir, "error", err)
 		}
 		w.changed()

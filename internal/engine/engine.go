@@ -178,7 +178,7 @@ type ContainerInfo struct {
 
 // Event is an exit or an OOM kill.
 type Event struct {
-	Key  pod.Key
+	Key  pod.Key   // of a container, or of a sandbox whose own process has ended
 	Exit *pod.Exit // nil for an OOM kill that the container survived
 }
 

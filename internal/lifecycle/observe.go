@@ -64,7 +64,8 @@ func (m *Manager) event(ev engine.Event) {
 		return
 	}
 	// What an engine runs for the sandbox itself has ended: the sandbox has no namespaces any more.
-	if p := m.index.podByKey(ev.Key); p != nil {
+	// One that is being stopped or removed was told to end.
+	if p := m.index.podByKey(ev.Key); p != nil && p.ending.Err() == nil {
 		m.lost(p)
 	}
 }

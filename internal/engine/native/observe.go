@@ -129,14 +129,16 @@ func ended(states []keeper.State) []keeper.Event {
 	return all
 }
 
-// forward sends first what is in before, then what comes from source, but no exit twice.
+// forward sends first what is in before, then what comes from source, but no exit twice. The end of
+// a pause process is the end of its sandbox.
 func forward(ctx context.Context, source <-chan keeper.Event, out chan<- engine.Event, before []keeper.Event) {
 	send := func(ev keeper.Event) bool {
-		if strings.HasSuffix(ev.Key, pauseSuffix) {
+		key, pause := strings.CutSuffix(ev.Key, pauseSuffix)
+		if pause && ev.Exit == nil {
 			return true
 		}
 		select {
-		case out <- engine.Event{Key: pod.Key(ev.Key), Exit: podExit(ev.Exit)}:
+		case out <- engine.Event{Key: pod.Key(key), Exit: podExit(ev.Exit)}:
 			return true
 		case <-ctx.Done():
 			return false

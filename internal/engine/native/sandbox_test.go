@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
@@ -82,6 +83,27 @@ func TestSharedPIDNamespace(t *testing.T) {
 				t.Errorf("after stop List shows %+v, %v", inv.Sandboxes, err)
 			}
 		})
+	}
+}
+
+func TestKilledPauseProcessEndsItsSandbox(t *testing.T) {
+	p := newStation(t, "crun").newPod(t, func(spec *pod.SandboxSpec) { spec.Namespaces.PID = pod.NamespacePod })
+	events, err := p.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	states, err := p.keeper.List(t.Context())
+	if err != nil || len(states) != 1 {
+		t.Fatalf("the keeper has %+v, %v; want the pause process", states, err)
+	}
+	if err := unix.Kill(states[0].Pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if ev := <-events; ev.Key != p.spec.Key || ev.Exit == nil || ev.Exit.Code != 137 {
+		t.Errorf("event %+v, want the end of sandbox %s", ev, p.spec.Key)
+	}
+	if inv, err := p.List(t.Context()); err != nil || inv.Sandboxes[0].Ready {
+		t.Errorf("List shows %+v, %v", inv.Sandboxes, err)
 	}
 }
 
