@@ -182,13 +182,26 @@ func inheritCPUSet(parent, dir string) error {
 	return nil
 }
 
-// Pids lists the processes in the cgroup and below it, each once. An absent cgroup has none.
-func (f *FS) Pids(cgroup string) ([]int, error) {
+// Pids lists the processes in the cgroup and below it, in any hierarchy, each once. An absent cgroup
+// has none.
+func (f *FS) Pids(cgroup string) ([]int, error) { return pidsIn(f.hierarchies, cgroup) }
+
+// Members is Pids of the one hierarchy that counts processes. Where a container is in all hierarchies
+// alike it says the same as Pids, for less.
+func (f *FS) Members(cgroup string) ([]int, error) {
+	in := f.hierarchies[0]
+	if dir, ok := f.controllers["pids"]; ok {
+		in = dir
+	}
+	return pidsIn([]string{in}, cgroup)
+}
+
+func pidsIn(hierarchies []string, cgroup string) ([]int, error) {
 	if err := check(cgroup); err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, h := range f.hierarchies {
+	for _, h := range hierarchies {
 		err := walk(filepath.Join(h, cgroup), func(dir string) error {
 			found, err := procs(dir)
 			pids = append(pids, found...)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -232,6 +233,9 @@ func TestRemoveKillsWhatIsInside(t *testing.T) {
 			pids, err := f.Pids(top)
 			if err != nil || len(pids) != 2 {
 				t.Fatalf("processes %v, %v, want a shell and its child", pids, err)
+			}
+			if members, err := f.Members(top); err != nil || !slices.Equal(members, pids) {
+				t.Errorf("members %v, %v, want %v", members, err, pids)
 			}
 			if err := f.RemoveEmpty(top); !errors.Is(err, unix.EBUSY) {
 				t.Errorf("RemoveEmpty of a busy cgroup: %v", err)

@@ -17,7 +17,8 @@ type Cgroups interface {
 	ReadMetrics(cgroup string) (*pod.Metrics, error)
 	// MaxTasks is 0 without a limit.
 	MaxTasks(cgroup string) uint64
-	Pids(cgroup string) ([]int, error)
+	// Members are the processes in a cgroup and below it.
+	Members(cgroup string) ([]int, error)
 }
 
 // Layers tells the size of writable layers without waiting for the disk; nil while it is not known.
@@ -74,7 +75,7 @@ func (r *Reader) ContainerMetrics(c *pod.Container) (*pod.Metrics, error) {
 	if m.Layer = r.layer(c); m.Layer != nil {
 		m.Filesystem = filesystem(m.Layer.Mountpoint)
 	}
-	pids, err := r.cgroups.Pids(c.CgroupPath)
+	pids, err := r.cgroups.Members(c.CgroupPath)
 	if err != nil {
 		return nil, err
 	}
