@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,14 +32,17 @@ func TestExecMovesBytesAndTellsTheExitCode(t *testing.T) {
 		}
 		fmt.Fprintf(req.IO.Stdout, "%s got %s", req.Args[0], in)
 		fmt.Fprint(req.IO.Stderr, "oops")
-		return 7, err
+		code, _ := strconv.ParseInt(req.Args[1], 10, 32)
+		return int32(code), err
 	}}
 	s := start(t, b, streaming.Options{})
 	for _, p := range protocols {
 		t.Run(p.name, func(t *testing.T) {
-			req := &cri.ExecRequest{Cmd: []string{"a", "b"}, Stdin: true, Stdout: true, Stderr: true}
+			req := &cri.ExecRequest{Cmd: []string{"a", "7"}, Stdin: true, Stdout: true, Stderr: true}
 			if p.halfClose {
-				req.Cmd = append(req.Cmd, "c")
+				req.Cmd = append(req.Cmd, "reads all")
+			} else if !p.exitCodes {
+				req.Cmd[1] = "0" // the client of v1 waits either for an error or for the output
 			}
 			var out, errOut bytes.Buffer
 			e := connectOver(t, p.connect, execAddress(t, s, req))
@@ -48,7 +52,7 @@ func TestExecMovesBytesAndTellsTheExitCode(t *testing.T) {
 				t.Errorf("got %v, want exit code 7", err)
 			}
 			if !p.exitCodes && p.halfClose && (err == nil || !strings.Contains(err.Error(), "exit status 7")) {
-				t.Errorf("got %v, want exit status 7", err) // v1 does not wait for it
+				t.Errorf("got %v, want exit status 7", err)
 			}
 			if out.String() != "a got input" || errOut.String() != "oops" {
 				t.Errorf("stdout %q, stderr %q", out.String(), errOut.String())

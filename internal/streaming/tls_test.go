@@ -5,13 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"math/big"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,8 +31,17 @@ func TestTLS(t *testing.T) {
 		_, err := io.WriteString(req.IO.Stdout, "safe")
 		return 0, err
 	}}
-	cert, authority := certificate(t)
-	s := start(t, b, streaming.Options{TLS: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}})
+	cert, key := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	if _, err := streaming.Certificate(cert, key); err == nil {
+		t.Error("a certificate that is not there was taken")
+	}
+	certificate(t, cert, key)
+	conf, err := streaming.Certificate(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, b, streaming.Options{TLS: conf})
+	authority := certificate(t, cert, key) // a renewed one, which the next connection gets
 	for _, p := range protocols {
 		t.Run(p.name, func(t *testing.T) {
 			u, err := url.Parse(execAddress(t, s, &cri.ExecRequest{Stdout: true}))
@@ -53,8 +63,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// certificate returns one for 127.0.0.1 and what a client trusts it by.
-func certificate(t *testing.T) (cert tls.Certificate, authority []byte) {
+// certificate writes one for 127.0.0.1, and returns what a client trusts it by.
+func certificate(t *testing.T, certFile, keyFile string) (authority []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -68,5 +78,15 @@ func certificate(t *testing.T) (cert tls.Certificate, authority []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for path, b := range map[string][]byte{certFile: authority, keyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})} {
+		if err = os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return authority
 }
