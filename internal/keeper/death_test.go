@@ -177,6 +177,48 @@ func TestHolderAndWorkerDeath(t *testing.T) {
 	}
 }
 
+// TestLogDirectoryThatWentWithTheKeeper: nobody can log the container then, and that is no reason
+// not to see its end.
+func TestLogDirectoryThatWentWithTheKeeper(t *testing.T) {
+	b := newBench(t)
+	dir := filepath.Join(b.dir, "logs")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := container{script: `while ! [ -e /shared/end ]; do echo line; done; echo last; while ! [ -e /shared/go ]; do sleep 0.01; done`}
+	c.LogPath = filepath.Join(dir, "log")
+	req := b.run("c", c)
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} { // both at one moment
+		for _, p := range b.keepers("") {
+			if err := syscall.Kill(p.pid, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.eventually("end of the keeper", func() bool { return len(b.keepers("")) == 0 })
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.stateOf("c"); s == nil || s.Phase != "running" {
+		t.Fatalf("state %+v", s)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ReopenLog(b.context(), "c"); err != nil {
+		t.Errorf("reopen: %v", err)
+	}
+	b.touch("end")
+	b.eventually("output after the log was reopened", func() bool {
+		data, _ := os.ReadFile(req.LogPath)
+		return strings.HasSuffix(string(data), " stdout F last\n")
+	})
+	if err := b.Signal(b.context(), "c", syscall.SIGKILL); err != nil {
+		t.Errorf("signal: %v", err)
+	}
+	b.exit("c")
+}
+
 // processRuns says whether a process that has word in its arguments runs, other than the test itself.
 func processRuns(word string) bool {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")

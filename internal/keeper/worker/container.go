@@ -177,10 +177,15 @@ func (c *container) prepare() error {
 	}
 	if c.LogPath != "" && missing(fileLog) {
 		fd, fresh, err := openLog(c.LogPath)
-		if err = add(fileLog, fd, err); err != nil {
+		switch {
+		case err == nil:
+			made[fileLog] = fd
+			c.MadeLog = c.MadeLog || fresh
+		case c.recovered: // it runs: its output is dropped until somebody has the log reopened
+			log.Printf("recover container %s: %v", c.Key, err)
+		default:
 			return err
 		}
-		c.MadeLog = c.MadeLog || fresh
 	}
 	if len(made) == 0 {
 		return nil

@@ -85,11 +85,12 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 	if s.Phase == phaseCreating { // waits for the create that is repeated, or a delete
 		return nil, nil
 	}
-	if err := c.prepare(); err != nil {
-		return nil, err
+	err := c.prepare()
+	if err == nil {
+		err = c.connect()
 	}
-	if err := c.connect(); err != nil {
-		return nil, err
+	if err != nil { // without its output it can still be watched, stopped and removed
+		log.Printf("recover container %s: %v", key, err)
 	}
 	if _, err := readExit(c.dir); err != nil {
 		if err := c.claim(); err != nil {
