@@ -19,21 +19,17 @@ import (
 	"gantry/internal/lifecycle"
 	"gantry/internal/observe"
 	"gantry/internal/pod"
-	"gantry/internal/streaming"
 )
 
 const headerTimeout = 10 * time.Second // until a client has sent its request
 
 // serve opens the sockets and answers until ctx ends or one of the servers breaks.
 func (s *server) serve(ctx context.Context, p *parts) error {
-	broken := make(chan error, 4)                               // one for each server, so that none waits
-	streams, err := streaming.New(p.manager, streaming.Options{ //nolint:contextcheck // it listens, which needs none
-		Listen: s.opts.Streaming.Listen, Log: s.log.With("component", "streaming"),
-	})
+	broken := make(chan error, 4)              // one for each server, so that none waits
+	streams, err := s.listenStreams(p.manager) //nolint:contextcheck // it listens, which needs none
 	if err != nil {
 		return err
 	}
-	s.onClose("streams", streams.Close)
 	go func() { broken <- streams.Serve() }()
 
 	var pulls admin.Pulls
