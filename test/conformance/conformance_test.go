@@ -15,6 +15,7 @@ import (
 	"gantry/internal/lab"
 	"gantry/test/conformance/report"
 	"gantry/test/conformance/standin"
+	"gantry/test/leftovers"
 	"gantry/test/node"
 )
 
@@ -99,6 +100,7 @@ func TestCritest(t *testing.T) {
 	}
 	t.Cleanup(images.Close)
 
+	leavesNothing(t, n)
 	began := time.Now()
 	critestError := critest(t.Context(), base+".log", node.Tool(t, "critest"), r.arguments(n, base+".xml"))
 	took := time.Since(began)
@@ -113,6 +115,35 @@ func TestCritest(t *testing.T) {
 	for _, name := range unexplained {
 		t.Errorf("does not pass, and docs/conformance.md does not say why: %s", name)
 	}
+}
+
+// settle is how long what ends on its own may take to be gone.
+const settle = 15 * time.Second
+
+// leavesNothing makes the test fail if it ends with more of pods on the machine than there is now. What
+// a node makes with its first pod and keeps (a bridge, firewall tables) is made before.
+func leavesNothing(t *testing.T, n *node.Node) {
+	t.Helper()
+	pod, _ := n.Launch(n.Sandbox("warm"), node.Container("warm", n.Pull(node.Busybox(t)), "true"))
+	n.RemovePod(pod)
+	// critest does not remove all images that it pulls.
+	scope := leftovers.Scope{
+		Dirs:    []string{filepath.Join(n.Lib, "journal"), filepath.Join(n.Lib, "images", "containers"), n.State, n.Leases},
+		Cgroups: []string{n.Cgroup},
+	}
+	before, err := leftovers.Take(t.Context(), scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, err := leftovers.Settle(n.Context(), scope, before, settle)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, line := range left {
+			t.Errorf("left behind: %s", line)
+		}
+	})
 }
 
 // critest runs it and returns its error, which is one also where a spec failed.
