@@ -137,6 +137,14 @@ func (s *saved) outputs() []crilog.Stream {
 	return []crilog.Stream{crilog.Stdout, crilog.Stderr}
 }
 
+// heldByHolder says to people what only the holder had.
+func (s *saved) heldByHolder() string {
+	if s.TTY {
+		return "its terminal, which hangs up its session"
+	}
+	return "output on its way to the log, if there was any"
+}
+
 // prepare makes what carries the container's streams, as far as it is not there, and has it kept.
 // For a container that is recovered, what is not there was lost with a holder.
 func (c *container) prepare() error {

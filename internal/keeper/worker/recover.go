@@ -85,6 +85,9 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 	if s.Phase == phaseCreating { // waits for the create that is repeated, or a delete
 		return nil, nil
 	}
+	if len(held) == 0 {
+		log.Printf("container %s: lost with the holder: %s", key, s.heldByHolder())
+	}
 	err := c.prepare()
 	if err == nil {
 		err = c.connect()
