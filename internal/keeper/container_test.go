@@ -286,6 +286,31 @@ func TestFailedCreateSaysWhyAndLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestDeleteWithoutTheRuntime: a runtime that is not there must not look like a container that is not.
+func TestDeleteWithoutTheRuntime(t *testing.T) {
+	b := newBench(t)
+	runtime := filepath.Join(b.dir, "runtime")
+	if err := os.Symlink("/usr/bin/crun", runtime); err != nil {
+		t.Fatal(err)
+	}
+	b.run("c", container{script: "exec sleep 1000", Create: keeper.Create{Runtime: keeper.Runtime{Path: runtime, Args: []string{"--root", b.crun}}}})
+	if err := os.Remove(runtime); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(b.context(), "c"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), runtime) {
+		t.Errorf("delete: %v, want unavailable", err)
+	}
+	if s := b.stateOf("c"); s == nil || s.Phase != "running" {
+		t.Errorf("state %+v, want that it runs", s)
+	}
+	if err := os.Symlink("/usr/bin/crun", runtime); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(b.context(), "c"); err != nil {
+		t.Errorf("delete with the runtime: %v", err)
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	b := newBench(t)
 	good := b.spec("c", container{script: "true"})

@@ -245,7 +245,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, limits *pod.R
 
 // RemoveContainer kills what runs and removes everything of the container.
 func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
-	if err := absentIsFine(e.opts.Keeper.Delete(ctx, string(key))); err != nil {
+	if err := e.opts.Keeper.Delete(ctx, string(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
 	e.opts.Hook("container/deleted by the keeper")

@@ -41,7 +41,7 @@ type Keeper interface {
 	Start(ctx context.Context, key string) error
 	Signal(ctx context.Context, key string, sig syscall.Signal) error
 	SignalAll(ctx context.Context, key string, sig syscall.Signal) error
-	// Delete kills what runs and removes what the OCI runtime keeps of the container.
+	// Delete kills what runs and removes what the OCI runtime keeps of the container; absent is no error.
 	Delete(ctx context.Context, key string) error
 	KeeperStreams
 	KeeperObserver

@@ -102,7 +102,7 @@ func (e *Engine) endPause(ctx context.Context, key pod.Key, r *sandboxRecord) er
 	if err := netns.Unpin(e.pidPin(key)); err != nil {
 		return err
 	}
-	if err := absentIsFine(e.opts.Keeper.Delete(ctx, pauseKey(key))); err != nil {
+	if err := e.opts.Keeper.Delete(ctx, pauseKey(key)); err != nil {
 		return fmt.Errorf("end pause process: %w", err)
 	}
 	return e.cgroups.Remove(ctx, e.opts.CgroupDriver.Container(r.Cgroup, pauseKey(key)))

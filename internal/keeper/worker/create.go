@@ -220,8 +220,11 @@ func (c *container) remove() error {
 	}
 	err := invoke(c.Runtime, deleteLimit, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
 	var e *wire.Error
-	if errors.As(err, &e) && e.Code == wire.CodeNotFound && c.half() {
-		err = nil // no runtime, hence nothing that it made
+	if errors.As(err, &e) && e.Code == wire.CodeNotFound {
+		err = wire.Errorf(wire.CodeUnavailable, "%s", e.Text) // it is the runtime that is not there, not the container
+		if c.half() {
+			err = nil // no runtime, hence nothing that it made
+		}
 	}
 	if err != nil {
 		return err
