@@ -215,8 +215,13 @@ func annotations(r *Request) map[string]string {
 		prefix + "sandbox-uid":       r.Sandbox.Metadata.UID,
 	}
 	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
+	all[CrunSubgroup] = ""
 	return all
 }
+
+// CrunSubgroup is an annotation. Empty, it has crun put a container's processes into the very scope
+// that it asked systemd for, and not one cgroup below: limits and their updates would be in two places.
+const CrunSubgroup = "run.oci.systemd.subgroup"
 
 // last keeps the last of several entries with one key, in the place of the first.
 func last[T any, K comparable](all []T, key func(T) K) []T {
