@@ -310,7 +310,8 @@ func (c *container) ended(e wire.Exit) {
 		case <-time.After(drainLimit):
 		}
 		c.w.reached(exitDrained)
-		if n := oomKills(c.CgroupPath); n > 0 && e.Code != 0 && !e.OOMKilled {
+		// Systemd removes the cgroup, and its count, when the last process has left it.
+		if n := max(oomKills(c.CgroupPath), c.w.ooms.seen(c.Key)); n > 0 && e.Code != 0 && !e.OOMKilled {
 			e.OOMKilled = true
 			if err := writeExit(c.dir, e); err != nil {
 				log.Print(err)

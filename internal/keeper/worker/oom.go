@@ -92,6 +92,16 @@ func (o *oomWatch) add(key, path string) {
 	o.byKey[key] = w
 }
 
+// seen is how many kills were seen in a container's cgroup, which may be gone.
+func (o *oomWatch) seen(key string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w := o.byKey[key]; w != nil {
+		return w.seen
+	}
+	return 0
+}
+
 func (o *oomWatch) remove(key string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
