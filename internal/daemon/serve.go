@@ -41,9 +41,13 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	if err = s.serveMetrics(ctx, p.manager, registry, broken); err != nil {
 		return err
 	}
+	measured, err := newMeasuredStreams(p.manager, registry)
+	if err != nil {
+		return err
+	}
 	service := cri.New(cri.Options{
 		Pods: p.manager, Containers: p.manager, Resizer: p.manager, Views: p.manager,
-		Statistics: p.manager, Events: p.manager, Streams: p.manager,
+		Statistics: p.manager, Events: p.manager, Streams: measured,
 		Images: watchedImages{p.manager, &pulls}, Node: p.manager, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
