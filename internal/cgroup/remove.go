@@ -31,7 +31,7 @@ func (f *FS) Remove(ctx context.Context, cgroup string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
-		err := f.RemoveEmpty(cgroup)
+		err := f.removeAll(cgroup)
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -46,12 +46,26 @@ func (f *FS) Remove(ctx context.Context, cgroup string) error {
 	}
 }
 
-// RemoveEmpty removes the cgroup and everything below it from every hierarchy where no process is in
-// it; where one is, it returns an error that wraps EBUSY.
+// RemoveEmpty removes the cgroup from every hierarchy where nothing is in it, neither a process nor
+// another cgroup: one without a process may be somebody's who is about to enter it. Where something
+// is, it returns an error that wraps EBUSY.
 func (f *FS) RemoveEmpty(cgroup string) error {
 	if err := check(cgroup); err != nil {
 		return err
 	}
+	var errs []error
+	for _, h := range f.hierarchies {
+		if err := unix.Rmdir(filepath.Join(h, cgroup)); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", filepath.Join(h, cgroup), err))
+		}
+	}
+	if f.unmounted != "" {
+		_ = unix.Rmdir(filepath.Join(f.unmounted, cgroup)) // an ordinary directory, if anything
+	}
+	return errors.Join(errs...)
+}
+
+func (f *FS) removeAll(cgroup string) error {
 	var errs []error
 	for _, h := range f.hierarchies {
 		if err := removeTree(filepath.Join(h, cgroup)); err != nil {

@@ -228,7 +228,7 @@ func (e *Engine) recorded(key pod.Key) (*sandboxRecord, error) {
 	return &sandboxRecord{Namespaces: e.namespaces(most), Cgroup: parent, OwnCgroup: true, Pause: true}, err
 }
 
-// removeCgroup kills only in a cgroup that is the sandbox's alone.
+// removeCgroup kills, and takes what is below, only in a cgroup that is the sandbox's alone.
 func (e *Engine) removeCgroup(ctx context.Context, r *sandboxRecord) error {
 	if !r.NamedCgroup {
 		return e.cgroups.Remove(ctx, r.Cgroup)

@@ -257,6 +257,30 @@ func TestCgroupOfAPod(t *testing.T) {
 	}
 }
 
+// TestCgroupThatPodsShareStays: an OCI runtime has just made a container's cgroup in it, and is about
+// to put the process there.
+func TestCgroupThatPodsShareStays(t *testing.T) {
+	s := newStation(t, "crun")
+	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := s.parent + "/shared"
+	p := s.newPod(t, func(spec *pod.SandboxSpec) { spec.CgroupParent = parent })
+	if err := cgroups.Create(parent + "/other"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.RemoveSandbox(t.Context(), p.spec.Key); err != nil {
+		t.Fatal(err)
+	}
+	if !cgroups.Exists(parent + "/other") {
+		t.Error("the cgroup of another pod's container went with the sandbox")
+	}
+	if err := cgroups.Remove(t.Context(), parent); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManyPodsAtOnceLeaveNothing(t *testing.T) {
 	s := newStation(t, "crun")
 	before := nsOf(t, "net")
