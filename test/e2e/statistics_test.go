@@ -62,8 +62,12 @@ func TestStatisticsAreWhatTheKernelSays(t *testing.T) {
 			if _, err := n.Runtime.RemoveContainer(n.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: container}); err != nil {
 				t.Fatal(err)
 			}
-			if after := podStats(t, n, pod).Cpu.UsageCoreNanoSeconds.GetValue(); after < podCPU {
-				t.Errorf("the pod had used %d ns, and %d when its container was gone", podCPU, after)
+			after := podStats(t, n, pod)
+			if cpu := after.Cpu.UsageCoreNanoSeconds.GetValue(); cpu < podCPU {
+				t.Errorf("the pod had used %d ns, and %d when its container was gone", podCPU, cpu)
+			}
+			if eth0 := after.Network.GetDefaultInterface(); eth0.GetName() != "eth0" || eth0.TxBytes.GetValue() == 0 {
+				t.Errorf("without a process in it the pod's network has %v", eth0)
 			}
 		})
 	}
