@@ -33,19 +33,19 @@ func (s *Store) MapsIDs(userns string) error { return idmap.Check(s.dir(layersDi
 // need not stay. What the container writes belongs to its ids on the node and is not mapped.
 func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (err error) {
 	dir := s.containerDir(key)
-	if err := chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
+	if err = chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
 		return err
 	}
 	// Root inside must reach the root file system; nobody else need.
 	root, _ := netns.HostID(ns.GIDs, 0)
-	if err := errors.Join(os.Lchown(dir, 0, int(root)), os.Chmod(dir, 0o710)); err != nil {
+	if err = errors.Join(os.Lchown(dir, 0, int(root)), os.Chmod(dir, 0o710)); err != nil {
 		return err
 	}
 	view := filepath.Join(dir, viewDir)
-	if err := os.MkdirAll(view, 0o755); err != nil {
+	if err = os.MkdirAll(view, 0o755); err != nil {
 		return err
 	}
-	if err := idmap.Mount(s.dir(layersDir), view, ns.User); err != nil {
+	if err = idmap.Mount(s.dir(layersDir), view, ns.User); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unmountAll(view)) }()
@@ -57,7 +57,7 @@ func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (er
 	if len(layers) == 0 {
 		m.lowers = []string{filepath.Join(m.dir, "empty")}
 	}
-	if err := mountIn(view, m.mount); err != nil {
+	if err = mountIn(view, m.mount); err != nil {
 		return fmt.Errorf("mount overlay of %d layers with mapped ids: %w", len(layers), err)
 	}
 	return nil

@@ -74,14 +74,15 @@ func (s *Store) prepare(key, imageID string, mount mounter) (_ string, err error
 				err = errors.Join(err, s.forget(key))
 			}
 		}()
-		if err := s.makeContainer(dir, info); err != nil {
+		if err = s.makeContainer(dir, info); err != nil {
 			return "", err
 		}
 	}
-	if mounted, err := isMounted(root); mounted || err != nil {
+	mounted, err := isMounted(root)
+	if mounted || err != nil {
 		return root, err
 	}
-	if err := s.copyRoot(filepath.Join(dir, "upper"), info.Layers); err != nil {
+	if err = s.copyRoot(filepath.Join(dir, "upper"), info.Layers); err != nil {
 		return "", err
 	}
 	s.opts.Hook("rootfs/recorded")

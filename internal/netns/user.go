@@ -33,8 +33,8 @@ func createOwned(s Spec, flags int) error {
 			if p.flag == unix.CLONE_NEWUSER {
 				continue // its maker has every right in it
 			}
-			if err := enter(filepath.Join(from, p.name), p.flag); err != nil {
-				return err
+			if entered := enter(filepath.Join(from, p.name), p.flag); entered != nil {
+				return entered
 			}
 		}
 		return prepare(s)
