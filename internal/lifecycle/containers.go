@@ -40,6 +40,8 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	}
 	began := time.Now()
 	c.starting.Store(true)
+	c.act(stepRun)
+	defer c.rest()
 	if err := c.pod.engine.StartContainer(ctx, c.key); err != nil {
 		if !errdefs.IsUnavailable(err) { // else it may be started when the engine answers again
 			m.failStart(context.WithoutCancel(ctx), c, err)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -86,9 +87,34 @@ func (e *entry[T]) forget(del func() error) error {
 	return nil
 }
 
+// activity is the step that is being done, for people who ask what hangs. Its zero value is rest.
+type activity struct {
+	step atomic.Pointer[activeStep]
+}
+
+type activeStep struct {
+	name  string
+	began time.Time
+}
+
+func (a *activity) act(step string) { a.step.Store(&activeStep{step, time.Now()}) }
+func (a *activity) rest()           { a.step.Store(nil) }
+
+// said is what Status says of a thing that is at a step, or that no list shows; "" is nothing.
+func (a *activity) said(state, last string, visible bool) string {
+	if s := a.step.Load(); s != nil {
+		return fmt.Sprintf("%s, at step %q for %v", state, s.name, time.Since(s.began).Round(time.Millisecond))
+	}
+	if visible {
+		return ""
+	}
+	return fmt.Sprintf("%s, last at step %q, waits to be tried again", state, last)
+}
+
 // podEntry is a sandbox.
 type podEntry struct {
 	entry[pod.Sandbox]
+	activity
 	key    pod.Key
 	engine engine.Engine
 	files  engine.Files
@@ -109,6 +135,7 @@ func (m *Manager) newPodEntry(sb *pod.Sandbox) *podEntry {
 }
 
 func (p *podEntry) begin(step string) {
+	p.act(step)
 	p.note(func(sb pod.Sandbox) *pod.Sandbox { sb.Step = step; return &sb })
 }
 
@@ -134,6 +161,7 @@ func (p *podEntry) id() string { return p.now.Load().ID }
 // containerEntry is a container.
 type containerEntry struct {
 	entry[pod.Container]
+	activity
 	key     pod.Key
 	pod     *podEntry
 	create  *engine.Create // while it is being created
@@ -156,6 +184,7 @@ func (m *Manager) newContainerEntry(p *podEntry, c *pod.Container) *containerEnt
 }
 
 func (c *containerEntry) begin(step string) {
+	c.act(step)
 	c.note(func(s pod.Container) *pod.Container { s.Step = step; return &s })
 }
 

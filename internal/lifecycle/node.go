@@ -36,12 +36,24 @@ func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
 		s.Verbose["engine."+name] = word(errs[i])
 	}
 	s.Verbose["network"] = word(s.Network)
+	m.sayWhatHangs(s.Verbose)
+	return s, nil
+}
+
+// sayWhatHangs names every pod and container that is at a step, and for how long.
+func (m *Manager) sayWhatHangs(verbose map[string]string) {
 	for _, p := range m.index.allPods() {
-		if sb := p.now.Load(); !p.visible() {
-			s.Verbose["pod."+sb.Spec.Key.Short()] = fmt.Sprintf("%s, at step %q, since %s", sb.State, sb.Step, sb.CreatedAt)
+		sb := p.now.Load()
+		if text := p.said(string(sb.State), sb.Step, p.visible()); text != "" {
+			verbose["pod."+p.key.Short()] = sb.Spec.Metadata.Namespace + "/" + sb.Spec.Metadata.Name + ": " + text
 		}
 	}
-	return s, nil
+	for _, c := range m.index.allContainers() {
+		is := c.now.Load()
+		if text := c.said(string(is.State), is.Step, c.visible()); text != "" {
+			verbose["container."+c.key.Short()] = is.Spec.Name + ": " + text
+		}
+	}
 }
 
 // check bounds a check also when what it asks ignores its context. A check that hangs is joined by

@@ -64,6 +64,9 @@ const (
 	stepPublish = "publish"
 	stepCreate  = "container create"
 
+	// stepRun is what a container is at while it is being started.
+	stepRun = "container start"
+
 	// stopped is the step of a sandbox that has been walked back as far as StopPod goes.
 	stopped = "stopped"
 )
@@ -134,8 +137,15 @@ func (m *Manager) reached(op Op, name string) error {
 	return m.opts.Hook(Point{op, name})
 }
 
+// walker is what steps make: it knows at which of them it is.
+type walker interface {
+	begin(step string)
+	rest()
+}
+
 // forward does the steps in order and stops at the first that fails.
-func forward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
+func forward[T walker](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
+	defer t.rest()
 	for _, s := range steps {
 		t.begin(s.name)
 		if err := s.do(ctx, t); err != nil {
@@ -151,7 +161,8 @@ func forward[T interface{ begin(string) }](ctx context.Context, m *Manager, op O
 // backward undoes all steps in reverse, each within the time that a step of undoing may take; only
 // StopPod leaves what remove takes away. It stops at no error but that of a step that bars the way:
 // what can be given back is given back.
-func backward[T interface{ begin(string) }](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
+func backward[T walker](ctx context.Context, m *Manager, op Op, steps []step[T], t T) error {
+	defer t.rest()
 	var errs []error
 	for _, s := range slices.Backward(steps) {
 		t.begin(s.name)
