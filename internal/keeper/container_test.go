@@ -297,6 +297,10 @@ func TestDeleteWithoutTheRuntime(t *testing.T) {
 	if err := os.Remove(runtime); err != nil {
 		t.Fatal(err)
 	}
+	ask := &keeper.Exec{Key: "c", Process: []byte(`{"args":["/bin/sh"],"cwd":"/"}`)}
+	if _, err := b.Exec(b.context(), ask); !errdefs.IsUnavailable(err) || strings.Count(err.Error(), "exec in container") != 1 {
+		t.Errorf("exec: %v, want unavailable, and once what it was", err)
+	}
 	if err := b.Delete(b.context(), "c"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), runtime) {
 		t.Errorf("delete: %v, want unavailable", err)
 	}

@@ -46,7 +46,7 @@ func (c *Client) Exec(ctx context.Context, req *Exec) (*Session, error) {
 		f, fds, err = s.open(ctx, wire.OpExecWait, wire.Target{Key: id}, nil)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", req.Key, err)
+		return nil, err // the keeper's error says that it is the exec, and where
 	}
 	var reply wire.Pid
 	if err := f.Into(&reply); err != nil {

@@ -34,7 +34,7 @@ func (m *Manager) ExecSync(ctx context.Context, id string, args []string, timeou
 		if timeout > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 		}
-		return nil, fmt.Errorf("exec in container %s: %w", id, err)
+		return nil, err
 	}
 	room.mu.Lock()
 	defer room.mu.Unlock()

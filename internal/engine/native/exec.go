@@ -41,7 +41,7 @@ func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32
 	session, err := e.opts.Keeper.Exec(ctx, ask)
 	closeAll(ask.Stdin, ask.Stdout, ask.Stderr)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", key.Short(), err)
+		return 0, err // the keeper's error says that it is the exec, and where
 	}
 	if req.TTY {
 		s.terminal(session.Console)

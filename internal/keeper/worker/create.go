@@ -219,15 +219,8 @@ func (c *container) remove() error {
 		awaitOrphans("delete", c.Key)
 	}
 	err := invoke(c.Runtime, deleteLimit, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
-	var e *wire.Error
-	if errors.As(err, &e) && e.Code == wire.CodeNotFound {
-		err = wire.Errorf(wire.CodeUnavailable, "%s", e.Text) // it is the runtime that is not there, not the container
-		if c.half() {
-			err = nil // no runtime, hence nothing that it made
-		}
-	}
-	if err != nil {
-		return err
+	if err != nil && !(c.half() && noRuntime(err)) { // no runtime, hence nothing that it made
+		return runtimeGone(err)
 	}
 	c.w.reached(deleteRuntime)
 	// What the runtime left: processes of a shared PID namespace, or of a create that was interrupted.

@@ -75,7 +75,7 @@ func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, maste
 	w.mu.Unlock()
 	if master, err = x.run(c, req, files); err != nil {
 		x.forget()
-		return nil, -1, fmt.Errorf("exec in container %s: %w", req.Key, err)
+		return nil, -1, fmt.Errorf("exec in container %s: %w", req.Key, runtimeGone(err))
 	}
 	return x, master, nil
 }

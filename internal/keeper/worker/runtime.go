@@ -80,6 +80,21 @@ func unanswered(err error) bool {
 	return errors.As(err, &e) && e.Code == wire.CodeUnavailable
 }
 
+// runtimeGone returns err, of the class unavailable if it says that there is no OCI runtime: to who
+// asks for a container, not found is the container.
+func runtimeGone(err error) error {
+	if noRuntime(err) {
+		return wire.Errorf(wire.CodeUnavailable, "%v", err)
+	}
+	return err
+}
+
+// noRuntime says whether err is invoke's for a runtime that is not there.
+func noRuntime(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code == wire.CodeNotFound
+}
+
 // complaint is what the runtime wrote before it failed.
 func complaint(path string, failure error) string {
 	data, err := os.ReadFile(path)
