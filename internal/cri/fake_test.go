@@ -33,6 +33,7 @@ type memory struct {
 	events     *event.Log // nil: one that is closed
 	status     pod.NodeStatus
 
+	asked    []string      // what Pod, Container and Image were asked for
 	grace    time.Duration // of the last StopContainer
 	updated  string        // the container of the last UpdateContainer
 	update   *pod.Resources
@@ -67,6 +68,7 @@ func (m *memory) RemovePod(ctx context.Context, id string) error { return m.Stop
 func (m *memory) Pod(_ context.Context, id string) (*pod.Sandbox, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.asked = append(m.asked, id)
 	for _, p := range m.pods {
 		if strings.HasPrefix(p.ID, id) {
 			return p, nil
@@ -108,6 +110,9 @@ func (m *memory) UpdateContainer(ctx context.Context, id string, r *pod.Resource
 }
 
 func (m *memory) Container(_ context.Context, id string) (*pod.Container, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, id)
 	for _, c := range m.containers {
 		if strings.HasPrefix(c.ID, id) {
 			return c, nil
@@ -155,7 +160,8 @@ func (m *memory) Events(since time.Time) *event.Subscription {
 	return m.events.Subscribe(since)
 }
 
-func (m *memory) ExecSync(_ context.Context, _ string, args []string, timeout time.Duration) (*pod.ExecResult, error) {
+func (m *memory) ExecSync(_ context.Context, id string, args []string, timeout time.Duration) (*pod.ExecResult, error) {
+	m.asked = append(m.asked, id)
 	m.exec, m.timeout = args, timeout
 	if m.fail != nil {
 		return nil, m.fail
@@ -174,6 +180,9 @@ func (m *memory) PullImage(_ context.Context, podUID string, p *pod.Pull) (strin
 }
 
 func (m *memory) Image(_ context.Context, ref string) (*pod.Image, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, ref)
 	for _, i := range m.images {
 		if i.ID == ref || len(i.Tags) > 0 && i.Tags[0] == ref {
 			return i, nil

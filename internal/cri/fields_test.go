@@ -1,154 +1,77 @@
 package cri_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/cri"
 )
 
 // Nothing that a client says is dropped silently: for every field of a request, and of the messages
-// in it, a change of its value changes what the backend gets, or is refused by an error that names
-// the field, or is listed here with the reason why it changes nothing.
-
-func TestEveryFieldOfRunPodSandbox(t *testing.T) {
-	ignored := map[string]string{
-		"config.linux.security_context.seccomp_profile_path": "seccomp, its successor, is set",
+// in it, a change of its value changes what the backend gets or what is answered, or is refused by an
+// error that names the field, or is listed with the reason why it changes nothing.
+func TestEveryFieldOfEveryRequest(t *testing.T) {
+	for _, r := range surveyed() {
+		t.Run(r.method, func(t *testing.T) {
+			fates := fatesOf(t, r)
+			for name, fate := range fates {
+				reason := r.reason(name)
+				if fate == dropped && reason == "" {
+					t.Errorf("%s is dropped silently", name)
+				}
+				if _, exact := r.ignored[name]; exact && fate != dropped {
+					t.Errorf("%s is not ignored: take it off the list", name)
+				}
+			}
+			for name := range r.ignored {
+				if _, ok := fates[name]; !ok && !strings.HasSuffix(name, "*") {
+					t.Errorf("%s is on the list but not in the request", name)
+				}
+			}
+		})
 	}
-	eachField(t, fullRunPodSandbox(), ignored, func(req proto.Message) (any, error) {
-		m := &memory{}
-		_, err := service(m).RunPodSandbox(t.Context(), req.(*runtime.RunPodSandboxRequest))
-		return m.pods, err
-	})
 }
 
-func TestEveryFieldOfCreateContainer(t *testing.T) {
-	ignored := map[string]string{
-		"config.image.annotations":     "they choose an image when it is pulled",
-		"config.image.runtime_handler": "the sandbox's handler runs the container",
-		"config.image.image_ref":       "for image volumes; a container's image is named by image",
+// The fates of a field, beside those of an error that names it.
+const (
+	dropped = ""
+	taken   = "supported"
+)
 
-		"config.mounts.image.annotations":          "they choose an image when it is pulled",
-		"config.mounts.image.runtime_handler":      "the sandbox's handler mounts the image",
-		"config.mounts.image.image_ref":            "the image's id is in image",
-		"config.mounts.image.user_specified_image": "the image's id is in image",
+func refusal(code codes.Code) string { return "refused: " + code.String() }
 
-		"config.linux.security_context.seccomp_profile_path": "seccomp, its successor, is set",
-		"config.linux.security_context.apparmor_profile":     "apparmor, its successor, is set",
-
-		"sandbox_config.*": "the sandbox keeps what RunPodSandbox said",
-	}
-	eachField(t, fullCreateContainer(), ignored, func(req proto.Message) (any, error) {
-		m := &memory{}
-		_, err := service(m).CreateContainer(t.Context(), req.(*runtime.CreateContainerRequest))
-		return m.containers, err
-	})
-}
-
-func TestEveryFieldOfUpdateContainerResources(t *testing.T) {
-	req := &runtime.UpdateContainerResourcesRequest{ContainerId: "container0", Linux: fullResources()}
-	eachField(t, req, nil, func(req proto.Message) (any, error) {
-		m := &memory{}
-		_, err := service(m).UpdateContainerResources(t.Context(), req.(*runtime.UpdateContainerResourcesRequest))
-		if m.update == nil {
-			return nil, err
-		}
-		return []any{m.updated, m.update}, nil
-	})
-}
-
-func TestEveryFieldOfPullImage(t *testing.T) {
-	ignored := map[string]string{
-		"image.user_specified_image": "for CreateContainer",
-		"image.image_ref":            "for image volumes",
-		"sandbox_config.*":           "only the UID tells where the sandbox is",
-	}
-	req := &runtime.PullImageRequest{
-		Image: &runtime.ImageSpec{Image: "example.org/app:1", Annotations: map[string]string{"a": "b"}},
-		Auth: &runtime.AuthConfig{
-			Username: "u", Password: "p", Auth: "a", ServerAddress: "s", IdentityToken: "i", RegistryToken: "r",
-		},
-		SandboxConfig: sandboxConfig(),
-	}
-	eachField(t, req, ignored, func(req proto.Message) (any, error) {
-		m := &memory{}
-		_, err := service(m).PullImage(t.Context(), req.(*runtime.PullImageRequest))
-		if m.pulled == nil {
-			return nil, err
-		}
-		return []any{m.pulled.Ref, m.pulled.Auth, m.pulled.Annotations, m.pulledBy}, err
-	})
-}
-
-// eachField holds the rule for every field below base, which sets every message and has an element
-// in every list.
-func eachField(t *testing.T, base proto.Message, ignored map[string]string, call func(proto.Message) (any, error)) {
+// fatesOf tries other values of every field of r's request, which sets every message and has an
+// element in every list. What some values are refused for does not count where others are taken.
+func fatesOf(t *testing.T, r request) map[string]string {
 	t.Helper()
-	want := outcome(t, base, call)
-	handled := make(map[string]bool)
-	walk(base.ProtoReflect(), nil, func(p fieldPath) {
-		name := p.String()
-		handled[name] = handled[name] || changes(t, base, p, want, call)
-	})
-	for name, ok := range handled {
-		_, listed := ignored[name]
-		if !listed && strings.HasPrefix(name, "sandbox_config.") {
-			_, listed = ignored["sandbox_config.*"]
-		}
-		if !ok && !listed {
-			t.Errorf("%s is dropped silently", name)
-		}
-		if _, exact := ignored[name]; exact && ok {
-			t.Errorf("%s is not ignored: take it off the list", name)
-		}
-	}
-	for name := range ignored {
-		if _, ok := handled[name]; !ok && !strings.HasSuffix(name, "*") {
-			t.Errorf("%s is on the list but not in the request", name)
-		}
-	}
-}
-
-func outcome(t *testing.T, req proto.Message, call func(proto.Message) (any, error)) string {
-	t.Helper()
-	got, err := call(req)
+	want, err := r.call(t, r.base)
 	if err != nil {
 		t.Fatalf("the request that is to be changed is refused: %v", err)
 	}
-	b, err := json.Marshal(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-// changes says whether some other value of the field is seen by the backend or refused by name.
-func changes(t *testing.T, base proto.Message, p fieldPath, want string, call func(proto.Message) (any, error)) bool {
-	t.Helper()
-	leaf := p[len(p)-1].field
-	for i := range alternatives(leaf) {
-		req := proto.Clone(base)
-		parent := p.parent(req.ProtoReflect())
-		change(parent, leaf, i)
-		got, err := call(req)
-		if err != nil {
-			if strings.Contains(err.Error(), string(leaf.Name())) {
-				return true
+	fates := make(map[string]string)
+	walk(r.base.ProtoReflect(), nil, func(p fieldPath) {
+		name, leaf := p.String(), p[len(p)-1].field
+		if _, ok := fates[name]; !ok {
+			fates[name] = dropped
+		}
+		for i := range alternatives(leaf) {
+			req := proto.Clone(r.base)
+			change(p.parent(req.ProtoReflect()), leaf, i)
+			got, err := r.call(t, req)
+			switch code := status.Code(cri.ToStatus(err)); {
+			case err == nil && got != want, code == codes.NotFound:
+				fates[name] = taken
+			case err != nil && fates[name] == dropped && strings.Contains(err.Error(), string(leaf.Name())):
+				fates[name] = refusal(code)
 			}
-			continue
 		}
-		b, err := json.Marshal(got)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(b) != want {
-			return true
-		}
-	}
-	return false
+	})
+	return fates
 }
 
 // step is a field, and the index of the element where the field is a list of messages.
@@ -200,16 +123,18 @@ func walk(m protoreflect.Message, at fieldPath, visit func(fieldPath)) {
 	}
 }
 
-// alternatives is how many other values are tried.
+// alternatives is how many other values are tried; the last is none.
 func alternatives(f protoreflect.FieldDescriptor) int {
 	if f.Kind() == protoreflect.EnumKind {
-		return f.Enum().Values().Len()
+		return f.Enum().Values().Len() + 1
 	}
-	return 1
+	return 2
 }
 
 func change(m protoreflect.Message, f protoreflect.FieldDescriptor, i int) {
 	switch {
+	case i == alternatives(f)-1:
+		m.Clear(f)
 	case f.IsMap():
 		m.Mutable(f).Map().Set(protoreflect.ValueOfString("added.key").MapKey(), protoreflect.ValueOfString("x"))
 	case f.IsList():

@@ -1,0 +1,4 @@
+package cri
+
+// ToStatus gives an error its gRPC code.
+var ToStatus = toStatus
