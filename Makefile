@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X gantry/internal/config.Version=$(VERSION)'
 TOOLS := $(CURDIR)/.cache/bin
+VM := $(CURDIR)/.cache/vm
 GOLANGCI_VERSION := v2.15.0
 
 # Rounds of random kills: `make test` does a few, `make faults` many.
@@ -20,6 +21,9 @@ RUNTIME ?= crun
 NETWORK ?= builtin
 STREAMS ?= spdy
 FOCUS ?=
+
+# Which tests `make test-cgroup2` runs.
+RUN ?= .
 
 export GANTRY_BIN := $(CURDIR)/bin
 export GANTRY_TOOLS := $(TOOLS)
@@ -59,7 +63,7 @@ unit: deps ## the packages' own tests
 
 .PHONY: e2e
 e2e: deps build tools ## the real server, crictl and a registry
-	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(crash|conformance)$$')
+	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|crash|conformance)$$')
 
 .PHONY: crash-quick
 crash-quick: deps build tools
@@ -90,6 +94,15 @@ conformance: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ##
 	ENGINE=$(ENGINE) RUNTIME=$(RUNTIME) NETWORK=$(NETWORK) STREAMS=$(STREAMS) FOCUS='$(FOCUS)' OUT=$(CURDIR)/.cache/conformance \
 		go test -timeout 60m -count=1 ./test/conformance -run TestCritest -v
 
+.PHONY: test-cgroup2
+test-cgroup2: vm-deps build $(VM)/disk.img ## pods on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
+	rm -rf $(VM)/payload && mkdir -p $(VM)/payload
+	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
+	cp bin/gantry bin/gantry-keeper packaging/systemd/gantry.service $(VM)/payload
+	install -m 755 test/cgroup2/run.sh $(VM)/payload/run
+	printf '%s\n' '-test.run=$(RUN)' >$(VM)/payload/arguments
+	hack/vm $(VM) $(VM)/payload
+
 .PHONY: check
 check: lint test ## lint and test
 
@@ -108,6 +121,14 @@ tools: $(TOOLS)/crictl $(TOOLS)/v1alpha2 $(TOOLS)/labregistry
 
 $(TOOLS)/crictl: test/tools/go.sum
 	cd test/tools && CGO_ENABLED=0 go build -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/crictl
+
+.PHONY: vm-deps
+vm-deps:
+	hack/install-deps vm
+
+# Made again when the recipe changes.
+$(VM)/disk.img: hack/vm-image | vm-deps
+	hack/vm-image $(VM)
 
 $(TOOLS)/critest: test/tools/go.sum
 	cd test/tools && CGO_ENABLED=0 go test -c -trimpath -o $@ sigs.k8s.io/cri-tools/cmd/critest

@@ -1,0 +1,33 @@
+#!/bin/sh
+# What the machine of `make test-cgroup2` does: it installs gantry as an administrator would and runs
+# the tests. hack/vm reads the lines that begin with "vm: ".
+export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export GANTRY_BIN=/usr/local/bin GANTRY_TOOLS=/payload GANTRY_VM=1
+cut=/var/lib/power-cut # there after the first start
+
+install -m 755 /payload/gantry /payload/gantry-keeper /usr/local/bin/
+install -m 644 /payload/gantry.service /etc/systemd/system/
+systemctl daemon-reload
+echo "$(uname -r), $(systemctl --version | head -1), $(crun --version | head -1), $(runc --version | head -1), cgroups $(cat /sys/fs/cgroup/cgroup.controllers)"
+
+tests() { # [argument of the test binary]...
+	/payload/cgroup2.test -test.v -test.failfast=false -test.timeout 30m "$@"
+	status=$?
+	[ $status = 0 ] || journalctl --no-pager -o cat -u gantry | tail -n 150
+	return $status
+}
+
+cd /tmp || exit
+if [ -e $cut ]; then
+	tests -test.run '^TestAfterThePowerCut$'
+	echo "vm: exit status $?"
+	exit
+fi
+# shellcheck disable=SC2046 # arguments are words
+if tests -test.skip PowerCut $(cat /payload/arguments); then
+	touch $cut
+	sync
+	# It ends in the power cut that it asks for.
+	tests -test.run '^TestPowerCut$'
+fi
+echo "vm: exit status 1"
