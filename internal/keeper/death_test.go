@@ -150,18 +150,24 @@ func TestWorkerDeathWhileItHandsOver(t *testing.T) {
 	}
 }
 
-func TestHolderAndWorkerDeath(t *testing.T) {
-	b := newBench(t)
-	req := b.run("lives", container{script: waitAndExit})
-	b.run("ends", container{script: `while ! [ -e /shared/end ]; do sleep 0.01; done; exit 2`})
-	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} { // both at one moment
+// killBoth kills holder and worker at one moment.
+func (b *bench) killBoth() {
+	b.t.Helper()
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		for _, p := range b.keepers("") {
 			if err := syscall.Kill(p.pid, sig); err != nil {
-				t.Fatal(err)
+				b.t.Fatal(err)
 			}
 		}
 	}
 	b.eventually("end of the keeper", func() bool { return len(b.keepers("")) == 0 })
+}
+
+func TestHolderAndWorkerDeath(t *testing.T) {
+	b := newBench(t)
+	req := b.run("lives", container{script: waitAndExit})
+	b.run("ends", container{script: `while ! [ -e /shared/end ]; do sleep 0.01; done; exit 2`})
+	b.killBoth()
 	b.touch("end")
 	b.eventually("end of a container", func() bool { return !processRuns("/shared/end") })
 	if e := b.exit("ends"); e.Code != 255 || !e.Unknown {
@@ -188,14 +194,7 @@ func TestLogDirectoryThatWentWithTheKeeper(t *testing.T) {
 	c := container{script: `while ! [ -e /shared/end ]; do echo line; done; echo last; while ! [ -e /shared/go ]; do sleep 0.01; done`}
 	c.LogPath = filepath.Join(dir, "log")
 	req := b.run("c", c)
-	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} { // both at one moment
-		for _, p := range b.keepers("") {
-			if err := syscall.Kill(p.pid, sig); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	b.eventually("end of the keeper", func() bool { return len(b.keepers("")) == 0 })
+	b.killBoth()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -29,26 +29,21 @@ type entry[T any] struct {
 // change replaces the snapshot by what next makes of it, in the journal first. Next returns nil to
 // leave all as it is, and must not call the engine.
 func (e *entry[T]) change(next func(*T) (*T, error)) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.gone {
-		return fmt.Errorf("it was removed meanwhile: %w", errdefs.ErrNotFound)
-	}
-	n, err := next(e.now.Load())
-	if err != nil || n == nil {
-		return err
-	}
-	if err := e.put(n); err != nil {
-		return err
-	}
-	e.changed(e.now.Swap(n), n)
-	return nil
+	return e.replace(next, func(err error) error { return err })
 }
 
 // mark is change for what is true, or has to go on, whatever the disk says: an exit, or the giving
 // back of what a full disk is full of. Without the record a crash here is still found, by what the
 // engine has or has not.
 func (e *entry[T]) mark(log *slog.Logger, next func(*T) (*T, error)) error {
+	return e.replace(next, func(err error) error {
+		log.Error("the journal could not be written", "error", err)
+		return nil
+	})
+}
+
+// replace is change and mark; unwritten says what follows when the journal could not be written.
+func (e *entry[T]) replace(next func(*T) (*T, error), unwritten func(error) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
@@ -59,7 +54,9 @@ func (e *entry[T]) mark(log *slog.Logger, next func(*T) (*T, error)) error {
 		return err
 	}
 	if err := e.put(n); err != nil {
-		log.Error("the journal could not be written", "error", err)
+		if err = unwritten(err); err != nil {
+			return err
+		}
 	}
 	e.changed(e.now.Swap(n), n)
 	return nil
