@@ -2,6 +2,8 @@ package ocispec
 
 import (
 	"fmt"
+	"maps"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,6 +15,10 @@ func resources(r *Request) (*specs.LinuxResources, error) {
 	res, err := Resources(&r.Container.Resources, &r.Node)
 	if err != nil {
 		return nil, err
+	}
+	if res.Pids == nil && r.Node.SystemdCgroup {
+		// Systemd bounds the processes of every unit that says nothing (DefaultTasksMax=).
+		res.Pids = &specs.LinuxPids{Limit: unlimited()}
 	}
 	if r.Container.Security.Privileged {
 		res.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
@@ -28,7 +34,8 @@ func resources(r *Request) (*specs.LinuxResources, error) {
 // Resources converts limits to the OCI form, which runtimes translate for v1 and v2. Without a swap
 // limit of its own a container gets no swap beyond its memory, where the node accounts for swap.
 func Resources(r *pod.Resources, node *Node) (*specs.LinuxResources, error) {
-	res := &specs.LinuxResources{CPU: cpu(r), Memory: memory(r, node), Unified: r.Unified}
+	res := &specs.LinuxResources{CPU: cpu(r), Memory: memory(r, node)}
+	res.Pids, res.Unified = pids(r.Unified)
 	for _, h := range r.HugepageLimits {
 		if !node.LimitsHugepages {
 			if h.Limit == 0 {
@@ -40,6 +47,30 @@ func Resources(r *pod.Resources, node *Node) (*specs.LinuxResources, error) {
 		res.HugepageLimits = append(res.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.PageSize, Limit: h.Limit})
 	}
 	return res, nil
+}
+
+// pids takes pids.max out of settings of cgroup v2: what crun writes as it is, systemd resets.
+func pids(unified map[string]string) (limit *specs.LinuxPids, rest map[string]string) {
+	n, err := strconv.ParseInt(unified[pidsMax], 10, 64)
+	switch {
+	case unified[pidsMax] == "max":
+		n = *unlimited()
+	case err != nil || n <= 0:
+		return nil, unified // absent, or the kernel's to judge
+	}
+	rest = maps.Clone(unified)
+	delete(rest, pidsMax)
+	if len(rest) == 0 {
+		rest = nil
+	}
+	return &specs.LinuxPids{Limit: &n}, rest
+}
+
+const pidsMax = "pids.max"
+
+func unlimited() *int64 {
+	n := int64(-1)
+	return &n
 }
 
 func cpu(r *pod.Resources) *specs.LinuxCPU {

@@ -59,6 +59,7 @@ type Node struct {
 	Hostname    string   // HOSTNAME of containers on the node's network
 
 	CgroupV2          bool
+	SystemdCgroup     bool // systemd makes the containers' cgroups
 	AccountsSwap      bool
 	LimitsHugepages   bool
 	RecursiveReadOnly bool // mount option "rro"

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -93,9 +94,11 @@ type Options struct {
 
 // Engine is the native engine.
 type Engine struct {
-	opts    Options
+	opts    Options // runtimes are in handlers
 	cgroups *cgroup.FS
 	node    ocispec.Node // without what the runtime decides
+
+	handlers atomic.Pointer[handlers]
 
 	mu     sync.Mutex
 	probed map[string]probe // by binary; guarded by mu
@@ -118,9 +121,6 @@ const undoTime = 30 * time.Second
 // New returns the engine. It starts no process: a runtime that is missing shows in Status and when a
 // pod asks for it.
 func New(o Options) (*Engine, error) {
-	if _, ok := o.Runtimes[o.DefaultRuntime]; !ok {
-		return nil, fmt.Errorf("default runtime %q is not configured: %w", o.DefaultRuntime, errdefs.ErrInvalidArgument)
-	}
 	if o.Hook == nil {
 		o.Hook = func(string) {}
 	}
@@ -135,10 +135,14 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{opts: o, cgroups: cgroups, probed: make(map[string]probe)}
+	if err = e.SetRuntimes(o.Runtimes, o.DefaultRuntime); err != nil {
+		return nil, err
+	}
 	if e.node, err = ocispec.NodeFacts(); err != nil {
 		return nil, err
 	}
 	e.node.CgroupV2 = cgroups.Mode() == cgroup.V2
+	e.node.SystemdCgroup = o.CgroupDriver == cgroup.Systemd
 	e.node.LimitsHugepages = cgroups.Has("hugetlb")
 	for _, dir := range []string{e.sandboxDir(""), e.containerDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -155,22 +159,23 @@ func New(o Options) (*Engine, error) {
 // Status checks the default runtime's binary, asks the keeper, and checks that the runtime accepts
 // the node's cgroups.
 func (e *Engine) Status(ctx context.Context) error {
-	if err := ociruntime.Check(e.opts.Runtimes[e.opts.DefaultRuntime].Path); err != nil {
+	r := e.handlers.Load().standard()
+	if err := ociruntime.Check(r.Path); err != nil {
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
 	if _, err := e.opts.Keeper.List(ctx); err != nil {
 		return fmt.Errorf("keeper: %w", err)
 	}
-	return e.runsHere(ctx)
+	return e.runsHere(ctx, r)
 }
 
 // runsHere says why the default runtime cannot run on this node's cgroups. crun refuses v1 with v2
 // beside it; no container would start.
-func (e *Engine) runsHere(ctx context.Context) error {
+func (e *Engine) runsHere(ctx context.Context, r ociruntime.Runtime) error {
 	if e.cgroups.Mode() != cgroup.Hybrid {
 		return nil
 	}
-	f, err := e.features(ctx, e.opts.Runtimes[e.opts.DefaultRuntime].Path)
+	f, err := e.features(ctx, r.Path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
@@ -179,34 +184,6 @@ func (e *Engine) runsHere(ctx context.Context) error {
 			e.opts.CgroupRoot, errdefs.ErrUnavailable)
 	}
 	return nil
-}
-
-// Features tells what each handler offers beyond the base; one whose binary is unusable is left out.
-func (e *Engine) Features(ctx context.Context) map[string]pod.HandlerFeatures {
-	all := make(map[string]pod.HandlerFeatures, len(e.opts.Runtimes))
-	for name, r := range e.opts.Runtimes {
-		if f, err := e.features(ctx, r.Path); err == nil {
-			all[name] = pod.HandlerFeatures{
-				RecursiveReadOnlyMounts: f.RecursiveReadOnly(),
-				UserNamespaces:          f.UserNamespaces && e.mapsIDs(),
-			}
-		}
-	}
-	return all
-}
-
-// runtime returns how to call the runtime of a handler.
-func (e *Engine) runtime(handler string) (keeper.Runtime, error) {
-	if handler == "" {
-		handler = e.opts.DefaultRuntime
-	}
-	r, ok := e.opts.Runtimes[handler]
-	if !ok {
-		return keeper.Runtime{}, fmt.Errorf("runtime handler %q is not configured: %w", handler, errdefs.ErrInvalidArgument)
-	}
-	root := filepath.Join(e.opts.StateDir, "runtimes", handler)
-	args := ociruntime.GlobalArgs(root, e.opts.CgroupDriver == cgroup.Systemd)
-	return keeper.Runtime{Path: r.Path, Args: append(args, r.Args...)}, nil
 }
 
 // features asks the binary what it can do, again when the file was replaced.
