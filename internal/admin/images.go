@@ -32,7 +32,7 @@ type verified struct {
 // handleImages answers for images:
 //
 //	POST /images/verify?image=REF&repair=true  lines of JSON, an image each, as they are done
-//	GET  /images/export?image=REF              a tar; an error after its first byte breaks the connection
+//	GET  /images/export?image=REF              a tar; an error after its first byte is a trailer, and the tar has no end
 //	POST /images/import                        takes a tar, answers a JSON list of ids
 //	POST /images/untag?image=TAG
 func handleImages(mux *http.ServeMux, images Images) {
@@ -54,7 +54,7 @@ func handleImages(mux *http.ServeMux, images Images) {
 		switch {
 		case err == nil:
 		case out.begun:
-			panic(http.ErrAbortHandler) // the only way to say so in the middle of a body
+			w.Header().Set(brokenOff, err.Error())
 		default:
 			refuse(w, err)
 		}
@@ -76,6 +76,9 @@ func handleImages(mux *http.ServeMux, images Images) {
 	})
 }
 
+// brokenOff is the trailer that says why a tar ends early.
+const brokenOff = "Gantry-Broken-Off"
+
 // late remembers whether anything was written.
 type late struct {
 	w     http.ResponseWriter
@@ -85,6 +88,7 @@ type late struct {
 func (l *late) Write(p []byte) (int, error) {
 	if !l.begun {
 		l.w.Header().Set("Content-Type", "application/x-tar")
+		l.w.Header().Set("Trailer", brokenOff)
 		l.begun = true
 	}
 	return l.w.Write(p)
@@ -135,13 +139,16 @@ func (c *Client) VerifyImages(ctx context.Context, v image.Verify, each func(*im
 
 // ExportImages writes a tar of images to w. After an error what was written is of no use.
 func (c *Client) ExportImages(ctx context.Context, refs []string, w io.Writer) error {
-	body, err := c.do(ctx, http.MethodGet, "/images/export?"+url.Values{"image": refs}.Encode(), nil)
+	resp, err := c.ask(ctx, http.MethodGet, "/images/export?"+url.Values{"image": refs}.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = body.Close() }()
-	if _, err := io.Copy(w, body); err != nil {
-		return fmt.Errorf("the export broke off, see the server's log: %w", err)
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("the server stopped answering: %w", err)
+	}
+	if reason := resp.Trailer.Get(brokenOff); reason != "" {
+		return errors.New(reason)
 	}
 	return nil
 }
@@ -165,8 +172,17 @@ func (c *Client) UntagImage(ctx context.Context, tag string) error {
 	return body.Close()
 }
 
-// do sends a request and returns the body of a good answer; a bad one's body is the error.
+// do is ask for those who want the body alone.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	resp, err := c.ask(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// ask sends a request and returns a good answer; a bad one's body is the error.
+func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, body)
 	if err != nil {
 		return nil, err
@@ -176,7 +192,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 		return nil, err
 	}
 	if resp.StatusCode < 300 {
-		return resp.Body, nil
+		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))

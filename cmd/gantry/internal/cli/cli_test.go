@@ -6,17 +6,24 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	imagev1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/cmd/gantry/internal/cli"
 	"gantry/cmd/gantry/internal/client"
+	"gantry/internal/admin"
 	"gantry/internal/cri"
+	"gantry/internal/image"
+	"gantry/internal/labimage"
 	"gantry/internal/streaming"
 )
 
@@ -44,12 +51,47 @@ func start(t testing.TB, dir string) (endpoint string, stop func()) {
 		t.Fatal(err)
 	}
 	go func() { _ = g.Serve(ln) }()
+	stopAdmin := startAdmin(t, dir)
 	return "unix://" + path, func() {
+		stopAdmin()
 		g.Stop()
 		if err := streams.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// startAdmin serves the admin socket below dir, with an image store in dir/images.
+func startAdmin(t testing.TB, dir string) (stop func()) {
+	t.Helper()
+	store, err := image.Open(image.Options{Root: filepath.Join(dir, "images")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(dir, admin.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: admin.Handler(admin.Parts{Pulls: &admin.Pulls{}, Images: store})}
+	go func() { _ = srv.Serve(ln) }()
+	return func() {
+		if err := errors.Join(srv.Close(), store.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// writeImage writes docker.io/library/app:1, which has one file /hello, as a docker-archive.
+func writeImage(path string) error {
+	img, err := labimage.Build(imagev1.Config{}, []labimage.Entry{labimage.File("hello", 0o644, "hello")})
+	if err != nil {
+		return err
+	}
+	tag, err := name.NewTag("app:1")
+	if err != nil {
+		return err
+	}
+	return tarball.WriteToFile(path, tag, img)
 }
 
 func TestScripts(t *testing.T) {
@@ -63,7 +105,7 @@ func TestScripts(t *testing.T) {
 			endpoint, stop := start(tb, e.WorkDir)
 			e.Defer(stop)
 			e.Setenv("GANTRY_ENDPOINT", endpoint)
-			return nil
+			return writeImage(filepath.Join(e.WorkDir, "app.tar"))
 		},
 	})
 }

@@ -133,7 +133,7 @@ func (a *app) export(ctx context.Context, refs []string, w io.Writer) error {
 	return a.asking(func(c *admin.Client) error {
 		out := bufio.NewWriterSize(w, 1<<20)
 		if err := c.ExportImages(ctx, refs, out); err != nil {
-			return fmt.Errorf("export: %w", err)
+			return err
 		}
 		return out.Flush()
 	})

@@ -1,0 +1,169 @@
+package fsck_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/fsck"
+	"gantry/internal/lab"
+	"gantry/internal/pod"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+type node struct {
+	fsck.Options
+	t *testing.T
+}
+
+func (n *node) file(content string, path ...string) string {
+	n.t.Helper()
+	p := filepath.Join(path...)
+	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+func (n *node) dir(path ...string) string {
+	n.t.Helper()
+	p := filepath.Join(path...)
+	if err := os.MkdirAll(p, 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+// traces makes what a pod with this key has on a node and returns the paths, all of them.
+func (n *node) traces(key, layer, uid string) []string {
+	n.t.Helper()
+	mounted := n.dir(n.State, "pods", key, "shm")
+	if err := unix.Mount("shm", mounted, "tmpfs", 0, ""); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
+	cg := n.dir(n.Cgroups, "gantry", key)
+	return []string{
+		mounted, n.file("", n.NetNSDir, "gantry-"+key), n.file("boot\n"+key+"\neth0\n", n.State, "bridge", "net", "leases", "10.0.0."+uid),
+		cg, n.dir(n.Root, "images", "containers", key), n.dir(n.State, "native", "containers", key),
+		n.dir(n.State, "native", "sandboxes", key), filepath.Join(n.State, "pods", key),
+		n.dir(n.Root, "images", "layers", layer), filepath.Dir(filepath.Dir(n.file("", n.LogDirs[0], "default_web_"+uid, "c", "0.log"))),
+	}
+}
+
+func newNode(t *testing.T) *node {
+	top := t.TempDir()
+	n := &node{t: t, Options: fsck.Options{
+		Root: filepath.Join(top, "root"), State: filepath.Join(top, "state"), NetNSDir: filepath.Join(top, "netns"),
+		Cgroups: filepath.Join(top, "cgroup"), LogDirs: []string{filepath.Join(top, "logs")},
+	}}
+	n.dir(n.Root, "journal", "pods")
+	n.file("", n.Root, "images", "lock")
+	return n
+}
+
+func run(t *testing.T, o fsck.Options) (paths []string, all []fsck.Orphan) {
+	t.Helper()
+	all, err := fsck.Run(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range all {
+		paths = append(paths, x.Path)
+		if x.Was == "" {
+			t.Errorf("%s: it is not said what it was", x.Path)
+		}
+	}
+	slices.Sort(paths)
+	return paths, all
+}
+
+func TestWhatNoRecordNamesIsFoundAndRemoved(t *testing.T) {
+	n := newNode(t)
+	known, gone := pod.NewKey(), pod.NewKey()
+	record, err := json.Marshal(map[string]any{"pod": &pod.Sandbox{Spec: pod.SandboxSpec{Key: known, Metadata: pod.Metadata{UID: "1"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.file(string(record), n.Root, "journal", "pods", string(known)+".json")
+	n.file(`{"layers":[{"name":"0123456789abcdef"}]}`, n.Root, "images", "images", "x.json")
+	kept := n.traces(string(known), "0123456789abcdef", "1")
+	want := n.traces(string(gone), "fedcba9876543210", "2")
+	// not ours: another runtime's cgroup, and what carries no key
+	kept = append(kept, n.dir(n.Cgroups, "docker", string(gone)), n.dir(n.State, "pods", "notes"), n.file("", n.NetNSDir, "cni-1"))
+	slices.Sort(want)
+
+	if found, _ := run(t, n.Options); !slices.Equal(found, want) {
+		t.Errorf("found  %q\nwanted %q", found, want)
+	}
+	n.Repair = true
+	found, all := run(t, n.Options)
+	if !slices.Equal(found, want) {
+		t.Errorf("with repair found  %q", found)
+	}
+	for _, x := range all {
+		if !x.Removed || x.Error != "" {
+			t.Errorf("%s %s: removed %t, %s", x.Kind, x.Path, x.Removed, x.Error)
+		}
+	}
+	for _, p := range want {
+		if _, err := os.Lstat(p); err == nil {
+			t.Errorf("%s is still there", p)
+		}
+	}
+	for _, p := range kept {
+		if _, err := os.Lstat(p); err != nil {
+			t.Errorf("what is in use was removed: %v", err)
+		}
+	}
+	if found, _ := run(t, n.Options); len(found) > 0 {
+		t.Errorf("a second time found %q", found)
+	}
+}
+
+func TestLayersOfARunningServerAreItsOwn(t *testing.T) {
+	n := newNode(t)
+	layer := n.dir(n.Root, "images", "layers", "fedcba9876543210")
+	lock, err := os.Open(filepath.Join(n.Root, "images", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	n.Repair = true
+	if _, all := run(t, n.Options); len(all) != 1 || all[0].Removed || all[0].Error == "" {
+		t.Errorf("%+v", all)
+	}
+	if _, err := os.Stat(layer); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFreshLogsAndLayersAreLeft(t *testing.T) {
+	n := newNode(t)
+	n.traces(string(pod.NewKey()), "fedcba9876543210", "2")
+	n.Age = time.Hour
+	_, all := run(t, n.Options)
+	for _, x := range all {
+		if x.Kind == fsck.Logs || x.Kind == fsck.Layer {
+			t.Errorf("%s %s has only just come", x.Kind, x.Path)
+		}
+	}
+}
+
+func TestWithoutAJournalNothingIsAnOrphan(t *testing.T) {
+	if _, err := fsck.Run(fsck.Options{Root: t.TempDir()}); err == nil {
+		t.Error("no error")
+	}
+}
