@@ -44,6 +44,7 @@ type Log struct {
 // Runtime names the OCI runtimes; each is a RuntimeClass handler of the same name.
 type Runtime struct {
 	Default string            `toml:"default" comment:"Runtime of pods that name no handler; empty: crun where it is found, else runc."`
+	CDIDirs []string          `toml:"cdi_spec_dirs" comment:"Files of devices' vendors (CDI); where two have one device, the later directory wins."`
 	Paths   map[string]string `toml:"paths" comment:"Handler = binary. crun and runc are found on PATH where they are not named here."`
 }
 
@@ -103,7 +104,7 @@ func Default() Options {
 		State:   "/run/gantry",
 		Engine:  "native",
 		Log:     Log{Level: "info", Format: "text"},
-		Runtime: Runtime{Paths: map[string]string{}},
+		Runtime: Runtime{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}, Paths: map[string]string{}},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
 		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Sync: "always"},
 		Network: Network{

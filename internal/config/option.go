@@ -114,6 +114,8 @@ func runtimeOptions() []option {
 			func(o *Options) value { return text{&o.Runtime.Default} }, checkDefaultRuntime},
 		{"runtime.paths", "runtime", "NAME=PATH", "an OCI runtime and handler; may be repeated (default crun and runc on PATH)",
 			func(o *Options) value { return table{&o.Runtime.Paths} }, checkRuntimes},
+		{"runtime.cdi_spec_dirs", "cdi-spec-dir", "DIR", "files of devices' vendors (CDI); may be repeated",
+			func(o *Options) value { return list{&o.Runtime.CDIDirs} }, func(o *Options) error { return each(o.Runtime.CDIDirs, absolute) }},
 		{"cgroup.driver", "cgroup-driver", "DRIVER", "cgroupfs or systemd",
 			func(o *Options) value { return text{&o.Cgroup.Driver} }, func(o *Options) error { return oneOf(o.Cgroup.Driver, "cgroupfs", "systemd") }},
 		{"keeper.binary", "keeper", "PATH", "gantry-keeper (default beside the gantry binary, else on PATH)",

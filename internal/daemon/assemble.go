@@ -32,6 +32,7 @@ const engineName = "native"
 type parts struct {
 	manager *lifecycle.Manager
 	images  *image.Store
+	engine  *native.Engine
 }
 
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
@@ -73,7 +74,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	handlers, features := s.handlers(eng.Features(ctx))
+	handlers, features := handlersOf(o, eng.Features(ctx))
 	m, err := lifecycle.New(lifecycle.Options{
 		Engines:       map[string]engine.Engine{engineName: eng},
 		Images:        map[string]engine.Images{engineName: images},
@@ -92,7 +93,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	s.onClose("pods", m.Close)
-	return &parts{manager: m, images: images}, nil
+	return &parts{manager: m, images: images, engine: eng}, nil
 }
 
 // reached is where fault tests end the server.
@@ -172,25 +173,30 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 	if err != nil {
 		return nil, err
 	}
-	runtimes := make(map[string]ociruntime.Runtime, len(s.opts.Runtime.Paths))
-	for name, path := range s.opts.Runtime.Paths {
-		runtimes[name] = ociruntime.Runtime{Path: path}
-	}
 	return native.New(native.Options{
-		Keeper: k, Rootfs: images, Runtimes: runtimes, DefaultRuntime: s.opts.Runtime.Default,
+		Keeper: k, Rootfs: images, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
-		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, Hook: s.points.Reached,
+		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, CDISpecDirs: s.opts.Runtime.CDIDirs, Hook: s.points.Reached,
 	})
 }
 
-// handlers are the runtimes' names, and "" for the default one.
-func (s *server) handlers(found map[string]pod.HandlerFeatures) (map[string]string, map[string]pod.HandlerFeatures) {
+// runtimesOf are the OCI runtimes by handler.
+func runtimesOf(o *config.Options) map[string]ociruntime.Runtime {
+	runtimes := make(map[string]ociruntime.Runtime, len(o.Runtime.Paths))
+	for name, path := range o.Runtime.Paths {
+		runtimes[name] = ociruntime.Runtime{Path: path}
+	}
+	return runtimes
+}
+
+// handlersOf are the runtimes' names, and "" for the default one, with what was found that they can do.
+func handlersOf(o *config.Options, found map[string]pod.HandlerFeatures) (map[string]string, map[string]pod.HandlerFeatures) {
 	handlers := map[string]string{"": engineName}
 	features := map[string]pod.HandlerFeatures{}
-	for name := range s.opts.Runtime.Paths {
+	for name := range o.Runtime.Paths {
 		handlers[name] = engineName
 		features[name] = found[name]
 	}
-	features[""] = found[s.opts.Runtime.Default]
+	features[""] = found[o.Runtime.Default]
 	return handlers, features
 }
