@@ -38,6 +38,9 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 		return err
 	}
 	registry := observe.NewRegistry()
+	if err = observe.WatchPulls(pulls.List, registry); err != nil {
+		return err
+	}
 	if err = s.serveMetrics(ctx, p.manager, registry, broken); err != nil {
 		return err
 	}
