@@ -73,6 +73,17 @@ func (f *Flags) Load(finder Finder) (*Options, error) {
 	return &o, nil
 }
 
+// Changed are the keys whose values differ, in the order of the file.
+func Changed(a, b *Options) []string {
+	var keys []string
+	for _, opt := range options() {
+		if opt.get(a).String() != opt.get(b).String() {
+			keys = append(keys, opt.key)
+		}
+	}
+	return keys
+}
+
 // locate says of each illegal value where it was given.
 func (f *Flags) locate(src *source, err error) error {
 	joined, ok := err.(interface{ Unwrap() []error })

@@ -258,6 +258,23 @@ func TestStatus(t *testing.T) {
 	wantSame(t, res.GetInfo(), map[string]string{"config": `{"root":"/var/lib/gantry"}`, "note": `"plain"`})
 }
 
+// A file that a reload could not use shows as a condition; the kubelet looks at the first two only.
+func TestStatusTellsOfABrokenConfiguration(t *testing.T) {
+	m := &memory{status: pod.NodeStatus{Configuration: errors.New("config.toml:3: unknown key")}}
+	res, err := service(m).Status(t.Context(), &runtime.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []*runtime.RuntimeCondition{
+		{Type: "RuntimeReady", Status: true},
+		{Type: "NetworkReady", Status: true},
+		{Type: "GantryConfigurationCurrent", Reason: "ReloadFailed", Message: "config.toml:3: unknown key"},
+	}
+	if d := cmp.Diff(want, res.GetStatus().GetConditions(), protocmp.Transform()); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestRuntimeConfig(t *testing.T) {
 	for systemd, want := range map[bool]runtime.CgroupDriver{false: runtime.CgroupDriver_CGROUPFS, true: runtime.CgroupDriver_SYSTEMD} {
 		res, err := service(&memory{status: pod.NodeStatus{SystemdCgroup: systemd}}).RuntimeConfig(t.Context(), &runtime.RuntimeConfigRequest{})

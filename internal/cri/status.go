@@ -16,6 +16,8 @@ const (
 	runtimeName = "gantry"
 	// kubeletVersion is the version of the kubelet's side of this API; it has been 0.1.0 for ever.
 	kubeletVersion = "0.1.0"
+	// configurationCurrent is a condition of gantry's own, there only while it is false.
+	configurationCurrent = "GantryConfigurationCurrent"
 )
 
 // Version names the API as the client called it: v1, or v1alpha2 under the old name.
@@ -42,6 +44,9 @@ func (s *Service) Status(ctx context.Context, req *runtime.StatusRequest) (*runt
 		}},
 		RuntimeHandlers: fromHandlers(st),
 		Features:        &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+	}
+	if st.Configuration != nil {
+		res.Status.Conditions = append(res.Status.Conditions, condition(configurationCurrent, "ReloadFailed", st.Configuration))
 	}
 	if req.GetVerbose() {
 		res.Info, err = statusInfo(st.Verbose)

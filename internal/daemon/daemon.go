@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/config"
 	"gantry/internal/killpoint"
@@ -26,8 +30,11 @@ const (
 
 // server is what was made so far.
 type server struct {
-	opts    *config.Options
+	opts    *config.Options // those of the start; see reloader for those in force
 	log     *slog.Logger
+	level   *slog.LevelVar
+	load    Load
+	hangups <-chan os.Signal
 	points  *killpoint.Points // nil unless a fault test has asked for them
 	closers []closer
 
@@ -39,12 +46,25 @@ type closer struct {
 	close func(context.Context) error
 }
 
+// Load reads the options anew, as the start did.
+type Load func() (*config.Options, error)
+
 // Run serves until ctx ends, which is no error. The server has let go of everything when it returns.
-func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
-	level, err := observe.ParseLevel(o.Log.Level)
+// SIGHUP makes it load its options anew.
+func Run(ctx context.Context, load Load, logTo io.Writer) error {
+	o, err := load()
 	if err != nil {
 		return err
 	}
+	hangups := make(chan os.Signal, 1) // from now on: one that comes early must not end the process
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
+	first, err := observe.ParseLevel(o.Log.Level)
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	level.Set(first)
 	log, err := observe.NewLogger(logTo, observe.Format(o.Log.Format), level)
 	if err != nil {
 		return err
@@ -54,7 +74,7 @@ func Run(ctx context.Context, o *config.Options, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &server{opts: o, log: log, points: killpoint.FromEnv("server"), notifySocket: socket}
+	s := &server{opts: o, log: log, level: level, load: load, hangups: hangups, points: killpoint.FromEnv("server"), notifySocket: socket}
 	if s.points.Active() {
 		log.Warn("the server will end at the points that fault tests name", "environment", killpoint.Env)
 	}

@@ -39,6 +39,9 @@ func options(t *testing.T) *config.Options {
 	return &o
 }
 
+// given loads options that never change.
+func given(o *config.Options) daemon.Load { return func() (*config.Options, error) { return o, nil } }
+
 func TestStateGetsATmpfs(t *testing.T) {
 	dir := t.TempDir()
 	lock, err := daemon.LockState(dir, quiet)
@@ -177,7 +180,7 @@ func TestRunRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
 			tt.change(o)
-			err := daemon.Run(t.Context(), o, io.Discard)
+			err := daemon.Run(t.Context(), given(o), io.Discard)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
@@ -198,7 +201,7 @@ func TestAskedToEndBeforeItBegan(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var log bytes.Buffer
-	if err := daemon.Run(ctx, options(t), &log); err != nil {
+	if err := daemon.Run(ctx, given(options(t)), &log); err != nil {
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
@@ -207,7 +210,7 @@ func TestSystemdsSocketIsInheritedByNobody(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "notify"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := daemon.Run(ctx, options(t), io.Discard); err != nil {
+	if err := daemon.Run(ctx, given(options(t)), io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if path, ok := os.LookupEnv("NOTIFY_SOCKET"); ok {

@@ -48,10 +48,11 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
+	reload := s.newReloader(p)
 	service := cri.New(cri.Options{
 		Pods: p.manager, Containers: p.manager, Resizer: p.manager, Views: p.manager,
 		Statistics: p.manager, Events: p.manager, Streams: measured,
-		Images: watchedImages{p.manager, &pulls}, Node: p.manager, URLs: streams,
+		Images: watchedImages{p.manager, &pulls}, Node: reload, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
 	stop, err := s.serveCRI(ctx, service, registry, broken)
@@ -60,16 +61,26 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	}
 	s.notify("READY=1")
 	s.log.Info("gantry serves", "listen", s.opts.Listen, "streaming", streams.Addr().String(), "metrics", s.opts.Metrics.Listen)
-	select {
-	case <-ctx.Done():
-		err = nil
-	case err = <-broken:
-	}
+	err = s.wait(ctx, reload, broken)
 	s.notify("STOPPING=1")
 	p.manager.EndEvents() // these calls would never end by themselves
 	s.log.Info("gantry is asked to end: no new calls; containers go on")
 	stop()
 	return err
+}
+
+// wait returns when ctx ends, which is no error, or when a server breaks.
+func (s *server) wait(ctx context.Context, reload *reloader, broken <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-broken:
+			return err
+		case <-s.hangups:
+			reload.reload(ctx)
+		}
+	}
 }
 
 // serveCRI returns what ends the server: no new calls, and a bounded time for those under way.

@@ -16,7 +16,7 @@ import (
 
 // stores returns every image store once, the default engine's first, then by engine name.
 func (m *Manager) stores() []engine.Images {
-	all := []engine.Images{m.opts.Images[m.opts.Handlers[""]]}
+	all := []engine.Images{m.opts.Images[m.defaultEngine()]}
 	for _, name := range slices.Sorted(maps.Keys(m.opts.Images)) {
 		if s := m.opts.Images[name]; !slices.Contains(all, s) {
 			all = append(all, s)
@@ -28,7 +28,7 @@ func (m *Manager) stores() []engine.Images {
 // PullImage pulls into the store of the engine that podUID's sandbox is on, else of the default
 // engine. Repeats join in the store.
 func (m *Manager) PullImage(ctx context.Context, podUID string, p *pod.Pull) (string, error) {
-	name := m.opts.Handlers[""]
+	name := m.defaultEngine()
 	if podUID != "" {
 		for _, e := range m.index.allPods() {
 			if sb := e.now.Load(); sb.Spec.Metadata.UID == podUID {

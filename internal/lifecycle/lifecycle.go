@@ -7,9 +7,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -103,6 +102,8 @@ type Manager struct {
 	log     *slog.Logger
 	journal *store.Store
 
+	handlers atomic.Pointer[handlers]
+
 	locks    keylock.Locks[pod.Key] // by sandbox
 	index    *index
 	events   *event.Log
@@ -120,15 +121,6 @@ type Manager struct {
 
 // New returns a Manager that knows of no pod yet: Recover comes before the first call.
 func New(opts Options) (*Manager, error) {
-	if _, ok := opts.Handlers[""]; !ok {
-		return nil, fmt.Errorf("no default runtime handler: %w", errdefs.ErrInvalidArgument)
-	}
-	for _, h := range slices.Sorted(maps.Keys(opts.Handlers)) {
-		name := opts.Handlers[h]
-		if opts.Engines[name] == nil || opts.Images[name] == nil {
-			return nil, fmt.Errorf("runtime handler %q: no engine %q with an image store: %w", h, name, errdefs.ErrInvalidArgument)
-		}
-	}
 	if opts.Network == nil || opts.Journal == nil || opts.StateDir == "" {
 		return nil, fmt.Errorf("a network, a journal and a state directory are needed: %w", errdefs.ErrInvalidArgument)
 	}
@@ -144,6 +136,9 @@ func New(opts Options) (*Manager, error) {
 	m := &Manager{
 		opts: opts, times: opts.Times.withDefaults(), log: opts.Log, journal: opts.Journal,
 		index: newIndex(), events: event.New(opts.Events), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]struct{}),
+	}
+	if err := m.SetHandlers(opts.Handlers, opts.Features); err != nil {
+		return nil, err
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.attempts = newFlights[string](m.times.Linger)
@@ -171,15 +166,6 @@ func (m *Manager) Close(ctx context.Context) error {
 		m.cancel()
 		return fmt.Errorf("wait for unfinished work: %w", ctx.Err())
 	}
-}
-
-// engineOf returns the engine's name for a handler.
-func (m *Manager) engineOf(handler string) (string, error) {
-	name, ok := m.opts.Handlers[handler]
-	if !ok {
-		return "", fmt.Errorf("runtime handler %q is not configured: %w", handler, errdefs.ErrInvalidArgument)
-	}
-	return name, nil
 }
 
 // retry does what failed again and again, with growing pauses, until it succeeds or Close. Name

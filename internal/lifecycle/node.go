@@ -15,9 +15,10 @@ import (
 // Status checks the engines and the network now. The default engine decides whether the runtime is
 // ready: pods of another that fails say so themselves, and Verbose tells.
 func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
+	h := m.handlers.Load()
 	s := &pod.NodeStatus{
-		Handlers:      slices.Sorted(maps.Keys(m.opts.Handlers)),
-		Features:      m.opts.Features,
+		Handlers:      slices.Sorted(maps.Keys(h.engines)),
+		Features:      h.features,
 		SystemdCgroup: m.opts.SystemdCgroup,
 		Verbose:       make(map[string]string),
 	}
@@ -30,7 +31,7 @@ func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
 	wg.Go(func() { s.Network = m.check(ctx, "network", m.opts.Network.Status) })
 	wg.Wait()
 	for i, name := range names {
-		if name == m.opts.Handlers[""] {
+		if name == h.engines[""] {
 			s.Runtime = errs[i]
 		}
 		s.Verbose["engine."+name] = word(errs[i])

@@ -16,9 +16,11 @@ type HandlerFeatures struct {
 
 // NodeStatus is what was checked just now. A nil error means ready.
 type NodeStatus struct {
-	Runtime  error
-	Network  error
-	Handlers []string // "" is the default one
+	Runtime error
+	Network error
+	// Configuration is why the server goes on with older options than its file now has; nil when it does not.
+	Configuration error
+	Handlers      []string // "" is the default one
 	// Features tells, by handler, what it can do; a handler that is missing here has none of them.
 	Features      map[string]HandlerFeatures
 	SystemdCgroup bool

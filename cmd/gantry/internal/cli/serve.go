@@ -15,13 +15,11 @@ func (a *app) serveCommand() *cobra.Command {
 	var flags *config.Flags
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the CRI server", Args: cobra.NoArgs,
-		Long: "Run the CRI server until SIGTERM or SIGINT. Its end touches no container: the next server finds them all.",
+		Long: "Run the CRI server until SIGTERM or SIGINT. Its end touches no container: the next server finds them all.\n" +
+			"SIGHUP makes it read its configuration again: the log level and the runtimes change at once.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := flags.Load(finder())
-			if err != nil {
-				return err
-			}
-			return daemon.Run(cmd.Context(), o, a.std.Err)
+			load := func() (*config.Options, error) { return flags.Load(finder()) }
+			return daemon.Run(cmd.Context(), load, a.std.Err)
 		},
 	}
 	flags = config.AddFlags(cmd.Flags())
