@@ -53,8 +53,8 @@ func TestUserNamespace(t *testing.T) {
 			n.Restart()
 
 			got := strings.Join(strings.Fields(n.Exec(container, "sh", "-c",
-				"cat /proc/self/uid_map; stat -c '%u' /volume/file /image/passwd /bin/sh; touch /volume/new && ls /volume")), " ")
-			if want := "0 400000 65536 1000 0 0 file new"; got != want {
+				"cat /proc/self/uid_map; stat -c '%u' /volume/file /image/passwd /bin/sh; touch /volume/new && ls /volume; echo reopened > /dev/stdout")), " ")
+			if want := "0 400000 65536 1000 0 0 file new reopened"; got != want {
 				t.Errorf("inside: %q, want %q", got, want)
 			}
 			if st, statErr := os.Stat(filepath.Join(volume, "new")); statErr != nil {

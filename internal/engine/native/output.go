@@ -75,13 +75,16 @@ func copyInput(to *os.File, from io.Reader) { _, _ = io.Copy(onlyWriter{to}, fro
 // onlyWriter hides ReadFrom, which would splice and hold the file while the client is silent.
 type onlyWriter struct{ io.Writer }
 
-// blocking makes an end of a pipe what the program that gets it expects: os.Pipe's never block.
-func blocking(f *os.File) error {
+// forProgram makes an end of a pipe what the program that gets it expects: os.Pipe's never block, and
+// only root of the node may open them anew, as /dev/stdout. They have no other name.
+func forProgram(f *os.File) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var setErr error
-	err = conn.Control(func(fd uintptr) { setErr = unix.SetNonblock(int(fd), false) })
+	err = conn.Control(func(fd uintptr) {
+		setErr = errors.Join(unix.SetNonblock(int(fd), false), unix.Fchmod(int(fd), 0o666))
+	})
 	return errors.Join(err, setErr)
 }

@@ -28,7 +28,7 @@ func (s *streams) pipes() (stdin, stdout, stderr *os.File, err error) {
 		if stdin, s.input, err = os.Pipe(); err != nil {
 			return nil, nil, nil, err
 		}
-		if err = blocking(stdin); err != nil {
+		if err = forProgram(stdin); err != nil {
 			return nil, nil, nil, errors.Join(err, stdin.Close())
 		}
 	}
@@ -51,7 +51,7 @@ func (s *streams) outputPipe(to io.Writer) (*os.File, error) {
 		return nil, err
 	}
 	s.outputs = append(s.outputs, newOutput(r, to))
-	if err := blocking(w); err != nil {
+	if err := forProgram(w); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
