@@ -386,6 +386,30 @@ func TestHalfMadeContainerIsDeleted(t *testing.T) {
 	}
 }
 
+func TestDeleteEndsACreateThatHangs(t *testing.T) {
+	b := newBench(t)
+	c := container{script: "true"}
+	c.Runtime, _ = b.slow()
+	req := b.spec("stuck", c)
+	created := make(chan error, 1)
+	go func() {
+		_, err := b.Create(b.context(), req)
+		created <- err
+	}()
+	b.eventually("OCI runtime", func() bool { return processRuns(req.Bundle) })
+	ctx, cancel := context.WithTimeout(b.context(), 20*time.Second)
+	defer cancel()
+	if err := b.Delete(ctx, "stuck"); err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	if err := <-created; !errdefs.IsAborted(err) {
+		t.Errorf("create: %v, want aborted", err)
+	}
+	if processRuns(req.Bundle) {
+		t.Error("the OCI runtime still runs")
+	}
+}
+
 func TestSlowRuntimeDelaysNoOther(t *testing.T) {
 	b := newBench(t)
 	c := container{script: "true"}

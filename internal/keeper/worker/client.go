@@ -78,7 +78,7 @@ func (cl *client) target(f *wire.Frame) error {
 		do = func() error { return cl.w.start(t.Key) }
 	case wire.OpDelete:
 		do = func() error { return cl.w.delete(t.Key) }
-		before = func() { cl.w.giveUpLog(t.Key) }
+		before = func() { cl.w.giveUp(t.Key) }
 	case wire.OpReopen:
 		do = func() error { return cl.w.reopen(t.Key) }
 	case wire.OpSignal: // does not wait for a create or delete that hangs

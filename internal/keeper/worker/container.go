@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,9 @@ type container struct {
 	dir       string
 	recovered bool // made by a worker that died, some command of which may still run
 
+	wanted context.Context // ended, with errRemoved, when the container is to be removed
+	unwant context.CancelCauseFunc
+
 	mu     sync.Mutex
 	saved             // guarded by mu
 	exit   *wire.Exit // guarded by mu; set when the output up to it is in the log
@@ -57,7 +61,9 @@ type container struct {
 }
 
 func (w *Worker) newContainer(s saved) *container {
+	wanted, unwant := context.WithCancelCause(context.Background())
 	return &container{
+		wanted: wanted, unwant: unwant,
 		w: w, dir: w.containerDir(s.Key), saved: s, exited: make(chan struct{}), held: map[string]int{}, taken: map[string]bool{},
 		log: &logFile{path: s.LogPath, fd: -1, stop: make(chan struct{})},
 	}

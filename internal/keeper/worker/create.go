@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -113,7 +114,7 @@ func (c *container) invokeCreate() error {
 	args := []string{"create", "--bundle", c.Bundle, "--pid-file", filepath.Join(c.dir, "pid")}
 	if c.TTY {
 		return withConsole(c.dir, func(socket string) error {
-			return invoke(c.Runtime, createLimit, c.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
+			return invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
 		}, func(master int) error {
 			return c.keep(map[string]int{fileMaster: master})
 		})
@@ -140,7 +141,7 @@ func (c *container) invokeCreate() error {
 		}
 		stdio[i] = os.NewFile(uintptr(fd), name)
 	}
-	return invoke(c.Runtime, createLimit, c.dir, stdio, append(args, c.Key)...)
+	return invoke(c.wanted, c.Runtime, c.dir, stdio, append(args, c.Key)...)
 }
 
 // withConsole runs an OCI command that sends a terminal's master to the socket it is given.
@@ -218,7 +219,7 @@ func (c *container) remove() error {
 	if c.recovered {
 		awaitOrphans("delete", c.Key)
 	}
-	err := invoke(c.Runtime, deleteLimit, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
+	err := invoke(context.Background(), c.Runtime, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
 	if err != nil && !(c.half() && noRuntime(err)) { // no runtime, hence nothing that it made
 		return runtimeGone(err)
 	}

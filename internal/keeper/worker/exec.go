@@ -91,7 +91,7 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 	master = -1
 	if req.TTY {
 		err = withConsole(x.dir, func(socket string) error {
-			return invoke(c.Runtime, execLimit, x.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
+			return invoke(c.wanted, c.Runtime, x.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
 		}, func(fd int) error {
 			master = fd
 			return nil
@@ -108,7 +108,7 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 				return -1, fmt.Errorf("exec: stream %d: %w", n, err)
 			}
 		}
-		err = invoke(c.Runtime, execLimit, x.dir, stdio, append(args, c.Key)...)
+		err = invoke(c.wanted, c.Runtime, x.dir, stdio, append(args, c.Key)...)
 	}
 	if err == nil {
 		x.w.reached(execRuntime)

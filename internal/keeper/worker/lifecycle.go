@@ -55,7 +55,7 @@ func (w *Worker) start(key string) error {
 // invokeStart has the runtime start the container. A start that was interrupted, by the end of a
 // worker or of the runtime itself, may have been heard; one that was not is tried once more.
 func (c *container) invokeStart(interrupted bool) error {
-	start := func() error { return invoke(c.Runtime, startLimit, c.dir, [3]*os.File{}, "start", c.Key) }
+	start := func() error { return invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key) }
 	err := start()
 	if unanswered(err) {
 		interrupted = true
@@ -77,7 +77,7 @@ func (c *container) waitsForStart() bool {
 		return true
 	}
 	defer func() { _ = f.Close(); _ = os.Remove(path) }()
-	if err := invoke(c.Runtime, startLimit, c.dir, [3]*os.File{nil, f, nil}, "state", c.Key); err != nil {
+	if err := invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{nil, f, nil}, "state", c.Key); err != nil {
 		return true
 	}
 	return readStatus(path) == "created"
@@ -144,13 +144,14 @@ func (w *Worker) delete(key string) error {
 	return nil
 }
 
-// giveUpLog ends whatever waits for room on the disk of the log of a container that is to be
-// deleted: a reopen that waits has the key's lock, and the delete may be what makes room.
-func (w *Worker) giveUpLog(key string) {
+// giveUp ends what may hang under the key's lock of a container that is to be deleted: an OCI runtime
+// that waits for a mount, or a reopen that waits for room on the disk, which the delete may make.
+func (w *Worker) giveUp(key string) {
 	w.mu.Lock()
 	c := w.containers[key]
 	w.mu.Unlock()
 	if c != nil {
+		c.unwant(errRemoved)
 		c.log.giveUp()
 	}
 }

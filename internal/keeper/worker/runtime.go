@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -18,18 +19,24 @@ import (
 	"gantry/internal/keeper/wire"
 )
 
-// How long an OCI runtime may take before it is killed.
+// How long an OCI runtime may take before it is killed. A create mounts what the container asked for.
 const (
+	limit       = 2 * time.Minute
 	createLimit = 4 * time.Minute
-	startLimit  = 2 * time.Minute
-	deleteLimit = 2 * time.Minute
-	execLimit   = 2 * time.Minute
 )
 
-// invoke runs one command of an OCI runtime with the given stdio (nil entries are /dev/null). What
-// the runtime says goes to a log in dir and, if it fails, into the error.
-func invoke(rt wire.Runtime, limit time.Duration, dir string, stdio [3]*os.File, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+// errRemoved is why a command is broken off whose container is to be removed.
+var errRemoved = wire.Errorf(wire.CodeAborted, "broken off: the container is to be removed")
+
+// invoke runs one command of an OCI runtime, the first of args, with the given stdio (nil entries are
+// /dev/null). What the runtime says goes to a log in dir and, if it fails, into the error. The
+// runtime is killed when ctx ends.
+func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File, args ...string) error {
+	limit := limit
+	if args[0] == "create" {
+		limit = createLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	said := filepath.Join(dir, "runtime.log")
 	_ = os.Remove(said)
@@ -51,6 +58,8 @@ func invoke(rt wire.Runtime, limit time.Duration, dir string, stdio [3]*os.File,
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(context.Cause(ctx), errRemoved):
+		return fmt.Errorf("%s %s: %w", filepath.Base(rt.Path), args[0], errRemoved)
 	case ctx.Err() != nil:
 		return wire.Errorf(wire.CodeDeadline, "%s %s: no answer in %v", rt.Path, args[0], limit)
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
