@@ -316,8 +316,7 @@ func (c *container) ended(e wire.Exit) {
 		case <-time.After(drainLimit):
 		}
 		c.w.reached(exitDrained)
-		// Systemd removes the cgroup, and its count, when the last process has left it.
-		if n := max(oomKills(c.CgroupPath), c.w.ooms.seen(c.Key)); n > 0 && e.Code != 0 && !e.OOMKilled {
+		if n := c.w.ooms.ended(c.Key, e.Code == 128+int32(unix.SIGKILL)); n > 0 && e.Code != 0 && !e.OOMKilled {
 			e.OOMKilled = true
 			if err := writeExit(c.dir, e); err != nil {
 				log.Print(err)

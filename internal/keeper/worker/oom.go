@@ -15,37 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// oomKills is how many processes the kernel killed in a cgroup for lack of memory.
-func oomKills(path string) int {
-	if path == "" {
-		return 0
-	}
-	for _, name := range []string{oomFile(path), filepath.Join(cgroupRoot, "memory", path, "memory.oom_control")} {
+// kills is how many processes the kernel killed in a cgroup and below it for lack of memory; ok is
+// false where nobody knows.
+func (o *oomWatch) kills(path string) (n int, ok bool) {
+	for _, name := range []string{o.file(path), filepath.Join(o.root, "memory", path, "memory.oom_control")} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			continue
 		}
 		for line := range strings.Lines(string(data)) {
-			if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
-				n, _ := strconv.Atoi(strings.TrimSpace(value))
-				return n
+			if value, found := strings.CutPrefix(line, "oom_kill "); found {
+				n, err = strconv.Atoi(strings.TrimSpace(value))
+				return n, err == nil
 			}
 		}
 	}
-	return 0
+	return 0, false
 }
 
-func oomFile(path string) string { return filepath.Join(cgroupRoot, path, "memory.events") }
+func (o *oomWatch) file(path string) string { return filepath.Join(o.root, path, "memory.events") }
 
 // oomWatch tells of OOM kills: cgroup v2 by inotify on memory.events, v1 by an eventfd of each
 // cgroup.
 type oomWatch struct {
+	root    string // where cgroups are mounted
 	tell    func(key string)
 	inotify *os.File
 
 	mu     sync.Mutex
 	byKey  map[string]*oomWatched // guarded by mu
 	byMark map[int]*oomWatched    // guarded by mu; inotify's watch descriptors
+	// known is how many kills below a parent of containers' cgroups are known; guarded by mu.
+	known map[string]int
 }
 
 type oomWatched struct {
@@ -55,14 +56,14 @@ type oomWatched struct {
 	event     *os.File // v1
 }
 
-func newOOMWatch(tell func(key string)) (*oomWatch, error) {
+func newOOMWatch(root string, tell func(key string)) (*oomWatch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
 	o := &oomWatch{
-		tell: tell, inotify: os.NewFile(uintptr(fd), "inotify"),
-		byKey: map[string]*oomWatched{}, byMark: map[int]*oomWatched{},
+		root: root, tell: tell, inotify: os.NewFile(uintptr(fd), "inotify"),
+		byKey: map[string]*oomWatched{}, byMark: map[int]*oomWatched{}, known: map[string]int{},
 	}
 	go o.read()
 	return o, nil
@@ -73,33 +74,70 @@ func (o *oomWatch) add(key, path string) {
 	if path == "" {
 		return
 	}
-	w := &oomWatched{key: key, path: path, seen: oomKills(path)}
+	w := &oomWatched{key: key, path: path}
+	w.seen, _ = o.kills(path)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	mark, err := unix.InotifyAddWatch(int(fdOf(o.inotify)), oomFile(path), unix.IN_MODIFY)
+	if _, ok := o.known[filepath.Dir(path)]; !ok {
+		o.known[filepath.Dir(path)], _ = o.kills(filepath.Dir(path))
+	}
+	mark, err := unix.InotifyAddWatch(int(fdOf(o.inotify)), o.file(path), unix.IN_MODIFY)
 	if err == nil {
 		w.mark = mark
 		o.byMark[mark] = w
-	} else if w.event, err = oomEvent(filepath.Join(cgroupRoot, "memory", path)); err == nil {
+	} else if w.event, err = oomEvent(filepath.Join(o.root, "memory", path)); err == nil {
 		go o.readEvent(w)
 	}
-	if err != nil {
-		if !errors.Is(err, os.ErrNotExist) {
-			log.Printf("watch %s for OOM kills: %v", path, err)
-		}
-		return
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Printf("watch %s for OOM kills: %v", path, err)
 	}
 	o.byKey[key] = w
 }
 
-// seen is how many kills were seen in a container's cgroup, which may be gone.
-func (o *oomWatch) seen(key string) int {
+// ended returns how many kills there were in the cgroup of a container that has ended. Systemd removes
+// a scope's cgroup, and its count, when the last process has left it, maybe before anyone could look;
+// then what the parent counts and no container explains is this one's, if it was killed.
+func (o *oomWatch) ended(key string, killed bool) int {
+	o.mu.Lock()
+	w := o.byKey[key]
+	o.mu.Unlock()
+	if w == nil {
+		return 0
+	}
+	if _, ok := o.kills(w.path); ok || !killed {
+		o.count(w)
+	} else {
+		o.unexplained(w)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w := o.byKey[key]; w != nil {
-		return w.seen
+	return w.seen
+}
+
+// unexplained gives w the kills below its parent that are nobody else's.
+func (o *oomWatch) unexplained(w *oomWatched) {
+	parent := filepath.Dir(w.path)
+	all, ok := o.kills(parent)
+	if !ok {
+		return
 	}
-	return 0
+	o.mu.Lock()
+	var siblings []*oomWatched
+	for _, s := range o.byKey {
+		if s != w && filepath.Dir(s.path) == parent {
+			siblings = append(siblings, s)
+		}
+	}
+	o.mu.Unlock()
+	for _, s := range siblings {
+		o.check(s)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if more := all - o.known[parent]; more > 0 {
+		w.seen += more
+		o.known[parent] = all
+	}
 }
 
 func (o *oomWatch) remove(key string) {
@@ -110,6 +148,7 @@ func (o *oomWatch) remove(key string) {
 		return
 	}
 	delete(o.byKey, key)
+	o.forgetParent(filepath.Dir(w.path))
 	if w.event != nil {
 		_ = w.event.Close()
 		return
@@ -151,14 +190,33 @@ func (o *oomWatch) readEvent(w *oomWatched) {
 }
 
 func (o *oomWatch) check(w *oomWatched) {
-	n := oomKills(w.path)
-	o.mu.Lock()
-	more := n > w.seen
-	w.seen = max(n, w.seen)
-	o.mu.Unlock()
-	if more {
+	if o.count(w) {
 		o.tell(w.key)
 	}
+}
+
+// count looks at a container's cgroup and says whether there are more kills than before.
+func (o *oomWatch) count(w *oomWatched) bool {
+	n, _ := o.kills(w.path)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	more := n - w.seen
+	if more <= 0 {
+		return false
+	}
+	w.seen = n
+	o.known[filepath.Dir(w.path)] += more
+	return true
+}
+
+// forgetParent forgets a parent below which no container is watched. The caller has the lock.
+func (o *oomWatch) forgetParent(parent string) {
+	for _, w := range o.byKey {
+		if filepath.Dir(w.path) == parent {
+			return
+		}
+	}
+	delete(o.known, parent)
 }
 
 // oomEvent registers an eventfd for a v1 memory cgroup.

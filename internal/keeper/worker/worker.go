@@ -78,7 +78,7 @@ func Run(opt Options) error {
 		watchers: map[*wire.Conn]chan wire.Event{},
 	}
 	w.holder.Store(link)
-	if w.ooms, err = newOOMWatch(w.survived); err != nil {
+	if w.ooms, err = newOOMWatch(cgroupRoot, w.survived); err != nil {
 		return err
 	}
 	if err := w.recover(held); err != nil {

@@ -1,0 +1,75 @@
+package worker
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// events writes how many processes were killed in a cgroup of a fixture.
+func events(t *testing.T, root, path string, kills int) {
+	t.Helper()
+	dir := filepath.Join(root, path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("low 0\nhigh 0\nmax 3\noom %d\noom_kill %d\noom_group_kill 0\n", kills, kills)
+	if err := os.WriteFile(filepath.Join(dir, "memory.events"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKillsInCgroupsThatAreGone(t *testing.T) {
+	tests := map[string]struct {
+		parent, sibling int // what they count at the end
+		killed, gone    bool
+		want            int
+	}{
+		"the cgroup is there":                       {1, 0, true, false, 1},
+		"what only the parent knows":                {1, 0, true, true, 1},
+		"nobody was killed":                         {0, 0, true, true, 0},
+		"the sibling's is not this one's":           {1, 1, true, true, 0},
+		"one of each":                               {2, 1, true, true, 1},
+		"what ended by itself was not killed":       {1, 0, false, true, 0},
+		"a parent that goes too knows nothing more": {-1, 0, true, true, 0},
+	}
+	for rule, tt := range tests {
+		t.Run(rule, func(t *testing.T) {
+			root := t.TempDir()
+			events(t, root, "/pod", 4) // of containers that were there before
+			events(t, root, "/pod/a.scope", 0)
+			events(t, root, "/pod/b.scope", 0)
+			o, err := newOOMWatch(root, func(string) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = o.inotify.Close() })
+			o.add("a", "/pod/a.scope")
+			o.add("b", "/pod/b.scope")
+			events(t, root, "/pod", 4+tt.parent)
+			events(t, root, "/pod/b.scope", tt.sibling)
+			switch {
+			case tt.parent < 0:
+				err = os.RemoveAll(filepath.Join(root, "pod"))
+			case tt.gone:
+				err = os.RemoveAll(filepath.Join(root, "pod/a.scope"))
+			default:
+				events(t, root, "/pod/a.scope", tt.parent)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if got := o.ended("a", tt.killed); got != tt.want {
+					t.Errorf("%d kills, want %d", got, tt.want)
+				}
+			}
+			o.remove("a")
+			o.remove("b")
+			if len(o.known) > 0 {
+				t.Errorf("parents remembered: %v", o.known)
+			}
+		})
+	}
+}
