@@ -77,6 +77,11 @@ faults: deps build tools ## kill server, worker and both at random moments, ROUN
 crash: deps build ## kill the keeper's worker at full log speed, KILLS times
 	GANTRY_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run TestKilledWorkerLosesNothing ./internal/keeper
 
+.PHONY: imagebench
+imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry and containerd in turns, ROUNDS times each
+	CGO_ENABLED=0 go build -o $(TOOLS)/imagebench ./test/imagebench
+	hack/lab $(TOOLS)/imagebench -gantry bin/gantry -containerd $(TOOLS)/containerd -rounds $(ROUNDS)
+
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards
 	GANTRY_CUTS=$(CUTS) go test -timeout 60m -count=1 -v -run TestPowerCut ./internal/image
@@ -138,6 +143,9 @@ $(TOOLS)/busybox: hack/busybox
 
 $(TOOLS)/nonewprivs: test/conformance/standin/nonewprivs/main.go
 	CGO_ENABLED=0 go build -trimpath -o $@ ./test/conformance/standin/nonewprivs
+
+$(TOOLS)/containerd: test/imagebench/containerd/go.sum
+	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $@ github.com/containerd/containerd/v2/cmd/containerd
 
 $(TOOLS)/v1alpha2: test/v1alpha2/go.sum test/v1alpha2/main.go
 	cd test/v1alpha2 && CGO_ENABLED=0 go build -trimpath -o $@ .
