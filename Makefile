@@ -78,9 +78,9 @@ crash: deps build ## kill the keeper's worker at full log speed, KILLS times
 	GANTRY_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run TestKilledWorkerLosesNothing ./internal/keeper
 
 .PHONY: imagebench
-imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry and containerd in turns, ROUNDS times each
+imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry and containerd in turns
 	CGO_ENABLED=0 go build -o $(TOOLS)/imagebench ./test/imagebench
-	hack/lab $(TOOLS)/imagebench -gantry bin/gantry -containerd $(TOOLS)/containerd -rounds $(ROUNDS)
+	hack/lab $(TOOLS)/imagebench -gantry bin/gantry -containerd $(TOOLS)/containerd -rounds 5
 
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards
