@@ -90,6 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 				if err != nil {
 					return fmt.Errorf("%s: %w", s.name, err)
 				}
+				fmt.Fprintf(os.Stderr, "round %d  %s  %s: %.2f s, CPU %.2f s, %.0f MiB\n", round+1, img.name, s.name, got.seconds, got.cpu, got.memory)
 				key := img.name + "\t" + s.name
 				results[key] = append(results[key], got)
 			}
