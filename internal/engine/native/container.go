@@ -119,7 +119,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		return nil, err
 	}
 	// Before the root file system: cheap, and the likeliest of the client's mistakes.
-	mounts, err := ocispec.ResolveMounts(c.Mounts)
+	mounts, err := resolveMounts(ctx, c.Mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +171,26 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		return nil, err
 	}
 	return spec, e.injectCDI(spec, c.CDIDevices)
+}
+
+// resolveMounts looks at the sources of mounts. One may lie on a file system that does not answer, and
+// nothing ends a call that waits for that: it is left alone when ctx ends.
+func resolveMounts(ctx context.Context, mounts []pod.Mount) ([]pod.Mount, error) {
+	type answer struct {
+		mounts []pod.Mount
+		err    error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		resolved, err := ocispec.ResolveMounts(mounts)
+		done <- answer{resolved, err}
+	}()
+	select {
+	case a := <-done:
+		return a.mounts, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("look at the sources of mounts: %w", context.Cause(ctx))
+	}
 }
 
 // pidNamespace is the path of the PID namespace to join, "" for one of the container's own or the node's.
