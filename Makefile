@@ -14,6 +14,7 @@ ROUNDS ?= 40
 KILLS ?= 1000
 CUTS ?= 100
 FUZZTIME ?= 20s
+SOAK ?= 20m
 
 # What `make conformance` runs critest against. FOCUS is a regular expression of specs.
 ENGINE ?= native
@@ -51,7 +52,7 @@ shell: deps build $(TOOLS)/crictl $(TOOLS)/labregistry ## a shell in network, mo
 ##@ Test (as root; everything runs in private namespaces)
 
 .PHONY: test
-test: deps build tools vet unit e2e crash-quick ## everything that must pass before a change lands
+test: deps build tools vet unit e2e crash-quick faults-quick ## everything that must pass before a change lands
 
 .PHONY: vet
 vet:
@@ -63,15 +64,26 @@ unit: deps ## the packages' own tests
 
 .PHONY: e2e
 e2e: deps build tools ## the real server, crictl and a registry
-	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|crash|conformance)$$')
+	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|faults|crash|conformance)$$')
 
 .PHONY: crash-quick
 crash-quick: deps build tools
 	go test -timeout 15m ./test/crash
 
+.PHONY: faults-quick
+faults-quick: deps build tools
+	GANTRY_FAULTS_SHARE=50 go test -timeout 15m -count=1 -run 'TestMatrix|TestHolderDeath' ./test/faults
+
 .PHONY: faults
-faults: deps build tools ## kill server, worker and both at random moments, ROUNDS times
-	GANTRY_CRASH_ROUNDS=$(ROUNDS) go test -timeout 60m -count=1 -v ./test/crash
+faults: deps build tools ## kill everything at every point of every call, and at random moments, ROUNDS times
+	mkdir -p .cache/faults
+	GANTRY_CRASH_ROUNDS=$(ROUNDS) GANTRY_FAULTS_SHARE=1 GANTRY_FAULTS_REPORT=$(CURDIR)/.cache/faults \
+		go test -timeout 120m -count=1 -p 2 ./test/crash ./test/faults || failed=1; \
+		cat .cache/faults/*.txt; exit $${failed:-0}
+
+.PHONY: soak
+soak: deps build tools ## churn pods for SOAK, with everything that can go wrong; nothing may grow
+	GANTRY_SOAK=$(SOAK) go test -timeout 120m -count=1 -v -run TestSoak ./test/faults
 
 .PHONY: crash
 crash: deps build ## kill the keeper's worker at full log speed, KILLS times
