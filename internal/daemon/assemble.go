@@ -16,6 +16,7 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/lifecycle"
+	"gantry/internal/observe"
 	"gantry/internal/ociruntime"
 	"gantry/internal/pod"
 	"gantry/internal/stats"
@@ -33,6 +34,7 @@ type parts struct {
 	manager *lifecycle.Manager
 	images  *image.Store
 	engine  *native.Engine
+	keeper  *keeper.Client
 }
 
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
@@ -62,6 +64,10 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	measured, err := observe.NewNetwork(network, s.registry)
+	if err != nil {
+		return nil, err
+	}
 	kept, err := s.connectKeeper(ctx)
 	if err != nil {
 		return nil, err
@@ -80,7 +86,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Images:        map[string]engine.Images{engineName: images},
 		Handlers:      handlers,
 		Features:      features,
-		Network:       network,
+		Network:       measured,
 		Journal:       journal,
 		Logs:          kept,
 		Meter:         stats.New(cgroups, images),
@@ -93,7 +99,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	s.onClose("pods", m.Close)
-	return &parts{manager: m, images: images, engine: eng}, nil
+	return &parts{manager: m, images: images, engine: eng, keeper: kept}, nil
 }
 
 // reached is where fault tests end the server.

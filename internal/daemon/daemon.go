@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/config"
@@ -35,8 +36,11 @@ type server struct {
 	level   *slog.LevelVar
 	load    Load
 	hangups <-chan os.Signal
-	points  *killpoint.Points // nil unless a fault test has asked for them
-	closers []closer
+
+	registry prometheus.Registerer
+	gatherer prometheus.Gatherer // of the registry
+	points   *killpoint.Points   // nil unless a fault test has asked for them
+	closers  []closer
 
 	notifySocket string // systemd's; "" without it
 }
@@ -74,7 +78,11 @@ func Run(ctx context.Context, load Load, logTo io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &server{opts: o, log: log, level: level, load: load, hangups: hangups, points: killpoint.FromEnv("server"), notifySocket: socket}
+	reg := observe.NewRegistry()
+	s := &server{
+		opts: o, log: log, level: level, load: load, hangups: hangups, registry: reg, gatherer: reg,
+		points: killpoint.FromEnv("server"), notifySocket: socket,
+	}
 	if s.points.Active() {
 		log.Warn("the server will end at the points that fault tests name", "environment", killpoint.Env)
 	}

@@ -2,9 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"gantry/internal/config"
+	"gantry/internal/observe"
 )
 
 // What the tests look at from inside.
@@ -33,4 +37,12 @@ func (r *Reloader) Told(ctx context.Context) (verbose string, broken error) {
 		return "", err
 	}
 	return st.Verbose["configuration"], st.Configuration
+}
+
+// RegisterAll registers every metric of a server, over nothing.
+func RegisterAll(reg prometheus.Registerer) error {
+	_, rpcs := observe.NewRPCs(slog.New(slog.DiscardHandler), reg)
+	_, network := observe.NewNetwork(nil, reg)
+	_, streams := newMeasuredStreams(nil, reg)
+	return errors.Join(rpcs, network, streams, observe.WatchPulls(nil, reg), observe.WatchNode(nil, nil, reg))
 }

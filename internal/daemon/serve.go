@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"gantry/internal/admin"
@@ -37,14 +36,16 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	if err = s.serveAdmin(ctx, admin.Handler(admin.Parts{Pulls: &pulls, Build: build, Images: p.images}), broken); err != nil {
 		return err
 	}
-	registry := observe.NewRegistry()
-	if err = observe.WatchPulls(pulls.List, registry); err != nil {
+	if err = observe.WatchPulls(pulls.List, s.registry); err != nil {
 		return err
 	}
-	if err = s.serveMetrics(ctx, p.manager, registry, broken); err != nil {
+	if err = observe.WatchNode(p.manager, p.keeper, s.registry); err != nil {
 		return err
 	}
-	measured, err := newMeasuredStreams(p.manager, registry)
+	if err = s.serveMetrics(ctx, p.manager, broken); err != nil {
+		return err
+	}
+	measured, err := newMeasuredStreams(p.manager, s.registry)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 		Images: watchedImages{p.manager, &pulls}, Node: reload, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
-	stop, err := s.serveCRI(ctx, service, registry, broken)
+	stop, err := s.serveCRI(ctx, service, broken)
 	if err != nil {
 		return err
 	}
@@ -84,8 +85,8 @@ func (s *server) wait(ctx context.Context, reload *reloader, broken <-chan error
 }
 
 // serveCRI returns what ends the server: no new calls, and a bounded time for those under way.
-func (s *server) serveCRI(ctx context.Context, service *cri.Service, registry prometheus.Registerer, broken chan<- error) (stop func(), err error) {
-	rpcs, err := observe.NewRPCs(s.log, registry)
+func (s *server) serveCRI(ctx context.Context, service *cri.Service, broken chan<- error) (stop func(), err error) {
+	rpcs, err := observe.NewRPCs(s.log, s.registry)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +115,7 @@ func (s *server) serveAdmin(ctx context.Context, h http.Handler, broken chan<- e
 	return nil
 }
 
-func (s *server) serveMetrics(ctx context.Context, m *lifecycle.Manager, registry prometheus.Gatherer, broken chan<- error) error {
+func (s *server) serveMetrics(ctx context.Context, m *lifecycle.Manager, broken chan<- error) error {
 	if s.opts.Metrics.Listen == "" {
 		return nil
 	}
@@ -123,7 +124,7 @@ func (s *server) serveMetrics(ctx context.Context, m *lifecycle.Manager, registr
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
-	s.serveHTTP("metrics", observe.Handler(registry, func(ctx context.Context) error { return healthy(ctx, m) }), ln, broken)
+	s.serveHTTP("metrics", observe.Handler(s.gatherer, func(ctx context.Context) error { return healthy(ctx, m) }), ln, broken)
 	return nil
 }
 

@@ -35,6 +35,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	conn   *connection // guarded by mu; nil or broken when there is none
+	made   uint64      // connections so far; guarded by mu
 	closed bool        // guarded by mu
 }
 
@@ -48,7 +49,7 @@ func Connect(ctx context.Context, opt Options) (*Client, error) {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opt: opt, dialing: make(chan struct{}, 1)}
-	if _, err := c.call(ctx, wire.OpPing, nil, nil); err != nil {
+	if err := c.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect to the keeper: %w", err)
 	}
 	return c, nil
@@ -63,6 +64,20 @@ func (c *Client) Close() error {
 		return c.conn.wire.Close()
 	}
 	return nil
+}
+
+// Ping returns an error when no keeper answers.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.call(ctx, wire.OpPing, nil, nil)
+	return err
+}
+
+// Connections is how many shared connections were made so far. Each after the first follows a worker
+// that was replaced.
+func (c *Client) Connections() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made
 }
 
 // Create makes a container up to where Start only has to let it go, and returns its main process's

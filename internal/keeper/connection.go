@@ -165,6 +165,7 @@ func (c *Client) dialIfBroken(ctx context.Context) (*connection, error) {
 		_ = w.Close()
 	}
 	c.conn = conn
+	c.made++
 	return conn, nil
 }
 
