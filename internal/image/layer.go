@@ -94,7 +94,7 @@ func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id dig
 	if err != nil {
 		return nil, err
 	}
-	sum, err := stream(ctx, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
+	sum, err := stream(ctx, s.windows, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
 		verified := &verifier{r: tar, digester: id.Algorithm().Digester()}
 		content, broken := unpack.Layer(ctx, st.dir(), verified, s.opts.Limits, rec)
 		if broken != nil {

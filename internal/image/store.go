@@ -80,6 +80,7 @@ type Store struct {
 	platform platforms.MatchComparer
 	lock     *os.File // of the root
 	slots    chan struct{}
+	windows  windows
 	sync     *syncer
 	usage    usage
 	writable *walks
@@ -111,6 +112,7 @@ func Open(o Options) (*Store, error) {
 		log:        o.Log,
 		remote:     remote.New(remote.Options{CertsDir: o.CertsDir, Stall: o.Stall, Backoff: o.Backoff, Bandwidth: o.Bandwidth}),
 		slots:      make(chan struct{}, o.ParallelLayers),
+		windows:    newWindows(),
 		pinned:     make(map[string]bool),
 		index:      newIndex(),
 		layers:     make(map[string]*layer),

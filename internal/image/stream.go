@@ -12,22 +12,41 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
 	pieceSize  = 256 << 10
 	pieces     = 4        // read ahead of each stage
-	zstdWindow = 64 << 20 // bytes of memory a layer may ask its decompressor for
+	zstdWindow = 64 << 20 // bytes of memory that the decompressors of all layers together may ask for
 )
+
+// windows is the memory that decompressors may take; who asks for what is not left waits.
+type windows struct{ *semaphore.Weighted }
+
+func newWindows() windows { return windows{semaphore.NewWeighted(zstdWindow)} }
+
+// take waits for the window that the zstd frame asks for which begins with head.
+func (w windows) take(ctx context.Context, head []byte) (release func(), err error) {
+	var h zstd.Header
+	if err := h.Decode(head); err != nil {
+		return nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
+	}
+	n := int64(min(h.WindowSize, zstdWindow)) // more is refused by the decompressor
+	if err := w.Acquire(ctx, n); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { w.Release(n) }, nil
+}
 
 // stream runs download, decompression and consume side by side. It reads blob to its end even where
 // the compressed stream ends before, because only the end tells that the blob was whole. Content that
 // makes no sense is explained by a blob that was not what it should be, if that is so. Abort makes
 // reads of blob return soon.
-func stream[T any](ctx context.Context, abort func(), blob io.Reader, consume func(io.Reader) (T, error)) (T, error) {
+func stream[T any](ctx context.Context, w windows, abort func(), blob io.Reader, consume func(io.Reader) (T, error)) (T, error) {
 	compressed := readAhead(ctx, blob)
 	defer func() { abort(); compressed.stop() }()
-	v, err := decompressed(ctx, compressed, consume)
+	v, err := decompressed(ctx, w, compressed, consume)
 	switch {
 	case compressed.failure != nil:
 		return v, compressed.failure
@@ -43,8 +62,8 @@ func stream[T any](ctx context.Context, abort func(), blob io.Reader, consume fu
 
 // decompressed runs consume on the content of compressed, decompressing in a goroutine that has ended
 // when it returns.
-func decompressed[T any](ctx context.Context, compressed *ahead, consume func(io.Reader) (T, error)) (v T, err error) {
-	plain, done, err := decompress(compressed)
+func decompressed[T any](ctx context.Context, w windows, compressed *ahead, consume func(io.Reader) (T, error)) (v T, err error) {
+	plain, done, err := decompress(ctx, w, compressed)
 	if err != nil {
 		return v, err
 	}
@@ -60,7 +79,7 @@ var (
 )
 
 // decompress finds the compression by its first bytes: media types are often wrong about it.
-func decompress(r io.Reader) (plain io.Reader, done func(), err error) {
+func decompress(ctx context.Context, w windows, r io.Reader) (plain io.Reader, done func(), err error) {
 	br := bufio.NewReaderSize(r, pieceSize)
 	head, err := br.Peek(len(zstdMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -74,11 +93,20 @@ func decompress(r io.Reader) (plain io.Reader, done func(), err error) {
 		}
 		return &decoded{z, "gzip"}, func() { _ = z.Close() }, nil
 	case bytes.HasPrefix(head, zstdMagic):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow))
+		head, err := br.Peek(zstd.HeaderMaxSize)
+		if err != nil && err != io.EOF {
+			return nil, nil, err
+		}
+		release, err := w.take(ctx, head)
 		if err != nil {
+			return nil, nil, err
+		}
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			release()
 			return nil, nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
 		}
-		return &decoded{z, "zstd"}, z.Close, nil
+		return &decoded{z, "zstd"}, func() { z.Close(); release() }, nil
 	}
 	return br, func() {}, nil
 }

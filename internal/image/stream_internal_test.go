@@ -1,0 +1,82 @@
+package image
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// wide is a zstd frame that asks for a window of n bytes.
+func wide(t *testing.T, n int, content []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out, zstd.WithWindowSize(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a frame whose length is known before it begins needs no window
+		if _, err := z.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestWideWindowsAreNotHeldAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		window int
+		most   int
+	}{
+		"two of the largest go one after the other": {zstdWindow, 1},
+		"two of half go side by side":               {zstdWindow / 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			blob := wide(t, c.window, bytes.Repeat([]byte("content "), 40_000))
+			w := newWindows()
+			var mu sync.Mutex
+			now, most := 0, 0
+			both := make(chan struct{}) // closed when both consume at once
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					_, err := stream(t.Context(), w, func() {}, bytes.NewReader(blob), func(r io.Reader) (int64, error) {
+						mu.Lock()
+						now++
+						if most = max(most, now); most == 2 {
+							close(both)
+						}
+						mu.Unlock()
+						if c.most == 2 {
+							<-both
+						}
+						defer func() {
+							mu.Lock()
+							defer mu.Unlock()
+							now--
+						}()
+						return io.Copy(io.Discard, r)
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if most != c.most {
+				t.Errorf("%d at once, want %d", most, c.most)
+			}
+			if !w.TryAcquire(zstdWindow) {
+				t.Error("a window was not given back")
+			}
+		})
+	}
+}
