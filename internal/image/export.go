@@ -167,7 +167,7 @@ func (x *exporter) layer(ctx context.Context, l layerRecord) (int64, error) {
 		return size, x.suspect(l, err)
 	}
 	x.done[l.DiffID] = true
-	if err := x.header(blobName(l.DiffID), size); err != nil {
+	if err = x.header(blobName(l.DiffID), size); err != nil {
 		return 0, err
 	}
 	digester := l.DiffID.Algorithm().Digester()

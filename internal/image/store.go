@@ -225,7 +225,7 @@ func (s *Store) removeStrays() error {
 			}
 		}
 	}
-	if err := s.readDamage(); err != nil {
+	if err = s.readDamage(); err != nil {
 		return err
 	}
 	if entries, err = os.ReadDir(s.dir(stagingDir)); err != nil {

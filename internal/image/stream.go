@@ -94,7 +94,7 @@ func decompress(ctx context.Context, w windows, r io.Reader) (plain io.Reader, d
 		return &decoded{z, "gzip"}, func() { _ = z.Close() }, nil
 	case bytes.HasPrefix(head, zstdMagic):
 		head, err := br.Peek(zstd.HeaderMaxSize)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, nil, err
 		}
 		release, err := w.take(ctx, head)

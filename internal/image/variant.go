@@ -192,7 +192,7 @@ func (s *Store) makeVariant(ctx context.Context, l *layer, name string, changes 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, st.remove()) }()
-	if err := linkTree(s.layerPath(l.record.Name), st.dir(), changes); err != nil {
+	if err = linkTree(s.layerPath(l.record.Name), st.dir(), changes); err != nil {
 		return nil, err
 	}
 	err = tree.Derive(s.treePath(l.record.Name), st.record(), func(e *tree.Entry) {

@@ -153,13 +153,13 @@ func (s *Store) verifyLayer(ctx context.Context, l layerRecord, repair bool) (Ve
 	v.Containers = s.users(l.Name)
 	s.log.Warn("layer is damaged", slog.String("layer", l.Name), slog.String("diffID", v.DiffID),
 		slog.Int("differences", v.Found), slog.String("first", v.Differences[0].String()))
-	if err := s.markSharing(l, c.Fetch()); err != nil {
+	if err = s.markSharing(l, c.Fetch()); err != nil {
 		return v, err
 	}
 	if !repair || c.Fetch() {
 		return v, nil
 	}
-	if err := tree.Mend(s.treePath(l.Name), s.layerPath(l.Name), "", c.Differences); err != nil {
+	if err = tree.Mend(s.treePath(l.Name), s.layerPath(l.Name), "", c.Differences); err != nil {
 		return v, err
 	}
 	s.sync.dirty()
@@ -213,7 +213,7 @@ func (s *Store) refetchFrom(ctx context.Context, name string, d *described) erro
 	if err != nil {
 		return err
 	}
-	session, err := s.remote.Open(named, nil)
+	session, err := s.remote.Open(named, nil) //nolint:contextcheck // nothing is sent before Resolve or Blob
 	if err != nil {
 		return err
 	}

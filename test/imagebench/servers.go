@@ -47,7 +47,7 @@ func startGantry(ctx context.Context, binary, dir, certs string, sync bool) (*se
 		name, when = "gantry, no sync", "never"
 	}
 	state := filepath.Join(dir, "state")
-	return start(ctx, name, dir, filepath.Join(state, "gantry.sock"), binary, "serve", "--root", filepath.Join(dir, "root"),
+	return start(ctx, place{name, dir, filepath.Join(state, "gantry.sock")}, binary, "serve", "--root", filepath.Join(dir, "root"),
 		"--state", state, "--listen", "unix://"+filepath.Join(state, "gantry.sock"), "--certs-dir", certs, "--network", "builtin",
 		"--netns-dir", filepath.Join(dir, "netns"), "--metrics-listen", "", "--image-sync", when)
 }
@@ -81,15 +81,18 @@ func startContainerd(ctx context.Context, binary, dir, certs string, sync bool) 
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	return start(ctx, name, dir, socket, binary, "--config", file, "--log-level", "warn")
+	return start(ctx, place{name, dir, socket}, binary, "--config", file, "--log-level", "warn")
 }
 
+// place is where a server has its files and its socket.
+type place struct{ name, dir, socket string }
+
 // start runs a server and waits until it answers.
-func start(ctx context.Context, name, dir, socket, binary string, args ...string) (*server, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func start(ctx context.Context, p place, binary string, args ...string) (*server, error) {
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(p.dir, "log"))
 	if err != nil {
 		return nil, err
 	}
@@ -99,25 +102,25 @@ func start(ctx context.Context, name, dir, socket, binary string, args ...string
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		end()
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
-	s := &server{name: name, pid: cmd.Process.Pid, ended: make(chan struct{}), end: end}
+	s := &server{name: p.name, pid: cmd.Process.Pid, ended: make(chan struct{}), end: end}
 	go func() {
 		defer close(s.ended)
 		_ = cmd.Wait()
 	}()
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+p.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		s.stop()
 		return nil, err
 	}
 	s.conn, s.images = conn, runtime.NewImageServiceClient(conn)
-	if err := s.ready(ctx); err != nil {
+	if err = s.ready(ctx); err != nil {
 		s.stop()
 		text, _ := os.ReadFile(log.Name()) // what it said helps most, if it can be had
-		return nil, fmt.Errorf("%s does not answer: %w\n%s", name, err, text)
+		return nil, fmt.Errorf("%s does not answer: %w\n%s", p.name, err, text)
 	}
 	s.idle = s.status("VmRSS")
 	return s, nil

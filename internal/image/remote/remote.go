@@ -26,8 +26,8 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pelletier/go-toml/v2"
-	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate" //nolint:depguard // only to silence the library
+	"github.com/sirupsen/logrus" //nolint:depguard // only to silence the library
+	"golang.org/x/time/rate"
 
 	"gantry/internal/pod"
 )

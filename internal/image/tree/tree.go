@@ -38,8 +38,10 @@ type Entry struct {
 	inode uint64
 }
 
-// Dir and Regular say what an entry is.
-func (e *Entry) Dir() bool     { return e.Mode&unix.S_IFMT == unix.S_IFDIR }
+// Dir says whether e is a directory.
+func (e *Entry) Dir() bool { return e.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// Regular says whether e is a regular file.
 func (e *Entry) Regular() bool { return e.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // Scan yields everything below dir, dir itself first, in an order that depends on the names alone
