@@ -71,10 +71,10 @@ func TestNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := n.Attach(t.Context(), nil); got == nil || err != nil {
-		t.Errorf("%v, %v", got, err)
+	if got, failed := n.Attach(t.Context(), nil); got == nil || failed != nil {
+		t.Errorf("%v, %v", got, failed)
 	}
-	if err := n.Detach(t.Context(), nil); err == nil {
+	if n.Detach(t.Context(), nil) == nil {
 		t.Error("the error of a detach is lost")
 	}
 	all, err := reg.Gather()

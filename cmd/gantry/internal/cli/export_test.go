@@ -6,6 +6,7 @@ import "io"
 var (
 	Bar          = bar
 	Size         = size
+	Screen       = screen
 	CheckPorts   = checkPorts
 	RemoveDirsOf = removeDirectoriesOf
 )

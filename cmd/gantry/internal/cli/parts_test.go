@@ -131,3 +131,21 @@ func TestOnlyOurDirectoriesAreRemoved(t *testing.T) {
 		}
 	}
 }
+
+func TestScreen(t *testing.T) {
+	for _, c := range []struct {
+		rule, text    string
+		width, height int
+		want          string
+	}{
+		{"every line is cleared behind its end, and the rest below", "ab\nc\n", 10, 10, "\x1b[Hab\x1b[K\r\nc\x1b[K\r\n\x1b[J"},
+		{"a long line is cut", "abcdef\n", 3, 10, "\x1b[Habc\x1b[K\r\n\x1b[J"},
+		{"the last line stays free", "a\nb\nc\n", 10, 3, "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n\x1b[J"},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			if got := cli.Screen(c.text, c.width, c.height); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
