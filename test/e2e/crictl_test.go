@@ -213,10 +213,10 @@ func typeInto(t *testing.T, cmd *exec.Cmd, keys string) (seen string) {
 }
 
 // forwardPort reads the pod's page through crictl port-forward.
-func forwardPort(t *testing.T, n *node.Node, pod string) {
+func forwardPort(t *testing.T, n *node.Node, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(n.Context())
-	cmd := n.CrictlCommand(ctx, "port-forward", pod, "0:8080")
+	cmd := n.CrictlCommand(ctx, append(append([]string{"port-forward"}, args...), "0:8080")...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
