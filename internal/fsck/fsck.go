@@ -26,6 +26,10 @@ type Options struct {
 	Cgroups  string   // where cgroup file systems are mounted
 	LogDirs  []string // in each, a directory a pod: namespace_name_uid
 	Repair   bool
+	// Alone says that no other gantry server is on the machine. Cgroups and network namespaces lie where
+	// all servers have theirs: without it only those count of which this server's own directories show
+	// that they are its own.
+	Alone bool
 	// Age is how long a directory of logs or of a layer must not have changed to be an orphan: its owner
 	// may be about to be recorded.
 	Age time.Duration
@@ -36,17 +40,17 @@ type Kind string
 
 // The kinds, in the order in which they are removed.
 const (
+	Cgroup    Kind = "cgroup" // first: if something runs in it, all else stays
 	Mount     Kind = "mount"
 	Namespace Kind = "network namespace"
 	Lease     Kind = "lease"
-	Cgroup    Kind = "cgroup"
 	Writable  Kind = "writable layer"
 	Files     Kind = "files"
 	Layer     Kind = "image layer"
 	Logs      Kind = "logs"
 )
 
-var order = []Kind{Mount, Namespace, Lease, Cgroup, Writable, Files, Layer, Logs}
+var order = []Kind{Cgroup, Mount, Namespace, Lease, Writable, Files, Layer, Logs}
 
 // Orphan is something that no record names.
 type Orphan struct {
@@ -68,7 +72,9 @@ func Run(o Options) ([]Orphan, error) {
 		return nil, err
 	}
 	f := &finder{opts: o, known: before}
-	err = errors.Join(f.mounts(), f.namespaces(), f.leases(), f.cgroups(), f.directories(), f.layers(), f.logs())
+	err = errors.Join(f.mounts(), f.leases(), f.directories())
+	f.learn()
+	err = errors.Join(err, f.namespaces(), f.cgroups(), f.layers(), f.logs())
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +87,27 @@ func Run(o Options) ([]Orphan, error) {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), deepestFirst(a, b))
 	})
 	if o.Repair {
-		for i := range found {
-			if err := found[i].remove(); err != nil {
-				found[i].Error = err.Error()
-				continue
-			}
-			found[i].Removed = true
-		}
+		repair(found)
 	}
 	return found, nil
+}
+
+// repair removes what was found. Where something of a pod or container stays, so do its files: it may run.
+func repair(found []Orphan) {
+	stays := make(map[string]string)
+	for i := range found {
+		x := &found[i]
+		if reason := stays[x.key]; reason != "" && x.key != "" {
+			x.Error = reason
+			continue
+		}
+		if err := x.remove(); err != nil {
+			x.Error = err.Error()
+			stays[x.key] = fmt.Sprintf("its %s is left", x.Kind)
+			continue
+		}
+		x.Removed = true
+	}
 }
 
 // deepestFirst orders mounts so that the upper is removed before what it lies in.
@@ -104,7 +122,21 @@ func deepestFirst(a, b Orphan) int {
 type finder struct {
 	opts  Options
 	known *records
+	own   map[string]bool // keys of orphans in the server's own directories
 	found []Orphan
+}
+
+// learn remembers which keys the orphans found so far have.
+func (f *finder) learn() {
+	f.own = make(map[string]bool)
+	for _, x := range f.found {
+		f.own[x.key] = true
+	}
+}
+
+// ours says whether what lies in a place of all servers, with these keys in its path, is this server's.
+func (f *finder) ours(keys ...string) bool {
+	return f.opts.Alone || slices.ContainsFunc(keys, func(k string) bool { return f.own[k] })
 }
 
 var keyPattern = regexp.MustCompile(`(?:^|[^0-9a-f])([0-9a-f]{64})(?:[^0-9a-f]|$)`)

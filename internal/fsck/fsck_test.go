@@ -3,8 +3,10 @@ package fsck_test
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -60,11 +62,39 @@ func (n *node) traces(key, layer, uid string) []string {
 	}
 }
 
+// cgroups is a directory of real cgroups that goes with the test.
+func cgroups(t *testing.T) string {
+	t.Helper()
+	private := lab.Cgroup(t)
+	for _, mount := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup"} {
+		if _, err := os.Stat(filepath.Join(mount, "cgroup.procs")); err == nil {
+			dir := filepath.Join(mount, private)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { removeCgroups(dir) })
+			return dir
+		}
+	}
+	t.Fatal("no cgroups are mounted")
+	return ""
+}
+
+func removeCgroups(dir string) {
+	list, _ := os.ReadDir(dir)
+	for _, e := range list {
+		if e.IsDir() {
+			removeCgroups(filepath.Join(dir, e.Name()))
+		}
+	}
+	_ = unix.Rmdir(dir)
+}
+
 func newNode(t *testing.T) *node {
 	top := t.TempDir()
 	n := &node{t: t, Options: fsck.Options{
 		Root: filepath.Join(top, "root"), State: filepath.Join(top, "state"), NetNSDir: filepath.Join(top, "netns"),
-		Cgroups: filepath.Join(top, "cgroup"), LogDirs: []string{filepath.Join(top, "logs")},
+		Cgroups: cgroups(t), LogDirs: []string{filepath.Join(top, "logs")},
 	}}
 	n.dir(n.Root, "journal", "pods")
 	n.file("", n.Root, "images", "lock")
@@ -147,6 +177,48 @@ func TestLayersOfARunningServerAreItsOwn(t *testing.T) {
 	}
 	if _, err := os.Stat(layer); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWhatMayBeAnotherServersIsLeftUnlessThereIsNone(t *testing.T) {
+	n := newNode(t)
+	other := string(pod.NewKey())
+	want := []string{n.dir(n.Cgroups, "gantry", other), n.file("", n.NetNSDir, "gantry-"+other)}
+	if found, _ := run(t, n.Options); len(found) > 0 {
+		t.Errorf("found %q", found)
+	}
+	n.Alone = true
+	slices.Sort(want)
+	if found, _ := run(t, n.Options); !slices.Equal(found, want) {
+		t.Errorf("found %q, want %q", found, want)
+	}
+}
+
+func TestFilesOfWhatRunsAreLeft(t *testing.T) {
+	n := newNode(t)
+	key := string(pod.NewKey())
+	paths := n.traces(key, "fedcba9876543210", "1")
+	sleep := exec.CommandContext(t.Context(), "sleep", "1000")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = sleep.Process.Kill()
+		_ = sleep.Wait()
+	}()
+	cg := filepath.Join(n.Cgroups, "gantry", key)
+	if err := os.WriteFile(filepath.Join(cg, "cgroup.procs"), []byte(strconv.Itoa(sleep.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	n.Repair = true
+	_, all := run(t, n.Options)
+	for _, x := range all {
+		if x.Kind == fsck.Cgroup && x.Error == "" || x.Kind != fsck.Layer && x.Kind != fsck.Logs && x.Removed {
+			t.Errorf("%+v", x)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(n.Root, "images", "containers", key)); err != nil {
+		t.Errorf("of %q: %v", paths, err)
 	}
 }
 

@@ -59,7 +59,7 @@ func (f *finder) namespaces() error {
 	}
 	for _, e := range list {
 		key, ok := strings.CutPrefix(e.Name(), "gantry-")
-		if !ok || keyIn(key) != key {
+		if !ok || keyIn(key) != key || !f.ours(key) {
 			continue
 		}
 		path := filepath.Join(f.opts.NetNSDir, e.Name())
@@ -115,9 +115,19 @@ func (f *finder) cgroups() error {
 		if !strings.HasPrefix(d.Name(), "gantry-") && !strings.Contains(path, "/gantry/") {
 			return nil
 		}
+		// a container's lies in its pod's
+		if !f.ours(key, keyIn(filepath.Base(filepath.Dir(path)))) || !isCgroup(path) {
+			return nil
+		}
 		f.orphan(Orphan{Kind: Cgroup, Path: path, Was: of("cgroup", key), remove: func() error { return removeCgroup(path) }}, key)
 		return nil
 	})
+}
+
+// isCgroup tells cgroups from directories below an unmounted hierarchy.
+func isCgroup(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && (fs.Type == unix.CGROUP_SUPER_MAGIC || fs.Type == unix.CGROUP2_SUPER_MAGIC)
 }
 
 // removeCgroup removes a cgroup and those in it. One in which something runs stays: what that is, a

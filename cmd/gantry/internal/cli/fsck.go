@@ -20,6 +20,7 @@ func (a *app) fsckCommand() *cobra.Command {
 	var (
 		flags  *config.Flags
 		repair bool
+		alone  bool
 		output string
 		age    time.Duration
 		logs   []string
@@ -42,7 +43,7 @@ func (a *app) fsckCommand() *cobra.Command {
 			}
 			all, err := fsck.Run(fsck.Options{
 				Root: o.Root, State: o.State, NetNSDir: o.Network.NetNSDir, Cgroups: cgroup.DefaultRoot,
-				LogDirs: logs, Repair: repair, Age: age,
+				LogDirs: logs, Repair: repair, Age: age, Alone: alone,
 			})
 			if err != nil {
 				return err
@@ -65,6 +66,7 @@ func (a *app) fsckCommand() *cobra.Command {
 	}
 	flags = config.AddFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&repair, "repair", false, "remove what is found")
+	cmd.Flags().BoolVar(&alone, "alone", false, "no other gantry is on this machine: also cgroups and network namespaces that no file of this server names")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	cmd.Flags().DurationVar(&age, "age", time.Hour, "how long logs and layers must not have changed")
 	cmd.Flags().StringArrayVar(&logs, "logs", []string{podLogs}, "`DIR` with a directory of logs a pod; may be repeated")
