@@ -29,9 +29,6 @@ func process(r *Request) (*specs.Process, error) {
 		return nil, err
 	}
 	score := max(int(r.Container.Resources.OOMScoreAdj), r.Node.OOMScoreAdj)
-	if score == 0 {
-		score = 1 // crun up to 1.8 takes 0 for no value, and containers would inherit the keeper's -999
-	}
 	p := &specs.Process{
 		Terminal:        r.Container.TTY,
 		User:            r.User.oci(),

@@ -87,7 +87,7 @@ func TestLimits(t *testing.T) {
 				"cpu.max": "50000 100000", "cpu.weight": "20", "memory.max": "67108864", "memory.high": "62914560", "memory.swap.max": "0",
 				"pids.max": "77", "cpuset.cpus": "1", "cpuset.mems": "0", "hugetlb.2MB.max": "4194304",
 			})
-			if score := l.Exec(l.container, "cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"); score != "1\n1\n" {
+			if score := l.Exec(l.container, "cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"); score != "0\n0\n" {
 				t.Errorf("oom_score_adj %q; the service's is -999", score)
 			}
 			if got := l.Container(l.container).Resources.GetLinux(); got.GetMemoryLimitInBytes() != 64<<20 || got.GetCpuQuota() != 50000 {

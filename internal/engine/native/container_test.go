@@ -84,7 +84,7 @@ func TestContainersAsTheyWereAskedFor(t *testing.T) {
 			change: func(c *pod.ContainerSpec) { c.Security.Privileged = true },
 		},
 		"oom_score_adj is not below the server's": {
-			script: "cat /proc/self/oom_score_adj", want: "1",
+			script: "cat /proc/self/oom_score_adj", want: "0",
 			change: func(c *pod.ContainerSpec) { c.Resources.OOMScoreAdj = -998 },
 		},
 		"a memory limit ends what exceeds it": {

@@ -57,6 +57,7 @@ type Worker struct {
 func Run(opt Options) error {
 	// A terminal's or a service manager's end is not the worker's: the holder would start it again.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	unprotect()
 	unix.CloseOnExec(4)
 	// It was executed as /proc/self/exe; people look for it by its name.
 	_ = os.WriteFile("/proc/self/comm", []byte("gantry-keeper"), 0)
@@ -222,4 +223,17 @@ func validKey(key string) bool {
 	return strings.IndexFunc(key, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-+", r)
 	}) < 0
+}
+
+// unprotect gives up the holder's protection from the lack of memory. OCI runtimes inherit it, and crun
+// up to 1.8 hands it on: to containers that ask for 0, and to all execs.
+func unprotect() {
+	const name = "/proc/self/oom_score_adj"
+	score, err := os.ReadFile(name)
+	if err == nil && strings.HasPrefix(string(score), "-") {
+		err = os.WriteFile(name, []byte("0"), 0)
+	}
+	if err != nil {
+		log.Printf("oom_score_adj: %v", err)
+	}
 }
