@@ -50,4 +50,15 @@ func TestSystemdsDefaultLimitOfProcessesDoesNotHold(t *testing.T) {
 	if p := spec.Linux.Resources.Pids; p == nil || *p.Limit != -1 {
 		t.Errorf("limit %v, want -1: none", p)
 	}
+	const property = "org.systemd.property.TasksMax"
+	if got := spec.Annotations[property]; got != "uint64 18446744073709551615" {
+		t.Errorf("%s %q", property, got)
+	}
+	r.Container.Resources.Unified = map[string]string{"pids.max": "77"}
+	if spec, err = ocispec.Build(r); err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.Annotations[property]; got != "uint64 77" {
+		t.Errorf("%s %q", property, got)
+	}
 }

@@ -6,6 +6,7 @@ package ocispec
 import (
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 
@@ -217,8 +218,19 @@ func annotations(r *Request) map[string]string {
 	}
 	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
 	all[CrunSubgroup] = ""
+	if p, _ := pids(r.Container.Resources.Unified); r.Node.SystemdCgroup {
+		limit := uint64(math.MaxUint64)
+		if p != nil && *p.Limit > 0 {
+			limit = uint64(*p.Limit)
+		}
+		all[tasksMax] = fmt.Sprintf("uint64 %d", limit)
+	}
 	return all
 }
+
+// tasksMax is an annotation that runtimes make a property of the scope: crun up to 1.8 writes limits of
+// processes into the cgroup alone, where systemd writes its own over it.
+const tasksMax = "org.systemd.property.TasksMax"
 
 // CrunSubgroup is an annotation. Empty, it has crun put a container's processes into the very scope
 // that it asked systemd for, and not one cgroup below: limits and their updates would be in two places.
