@@ -220,7 +220,7 @@ func (c *container) remove() error {
 		awaitOrphans("delete", c.Key)
 	}
 	err := invoke(context.Background(), c.Runtime, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
-	if err != nil && !(c.half() && noRuntime(err)) { // no runtime, hence nothing that it made
+	if err != nil && (!c.half() || !noRuntime(err)) { // no runtime, hence nothing that it made
 		return runtimeGone(err)
 	}
 	c.w.reached(deleteRuntime)
