@@ -94,6 +94,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
 		Log:           s.log.With("component", "lifecycle"),
 		Hook:          s.reached,
+		Trace:         s.traceStep(),
 	})
 	if err != nil {
 		return nil, err

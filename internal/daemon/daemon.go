@@ -39,6 +39,7 @@ type server struct {
 
 	registry prometheus.Registerer
 	gatherer prometheus.Gatherer // of the registry
+	traces   *observe.Traces     // nil: nobody wants them
 	points   *killpoint.Points   // nil unless a fault test has asked for them
 	closers  []closer
 
@@ -106,6 +107,9 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.claim(); err != nil {
 		return err
 	}
+	if err := s.openTraces(ctx); err != nil {
+		return err
+	}
 	parts, err := s.assemble(ctx)
 	if err != nil {
 		return err
@@ -117,6 +121,24 @@ func (s *server) run(ctx context.Context) error {
 	s.log.Info("recovered", "pods", len(parts.manager.Pods(ctx)), "containers", len(parts.manager.Containers(ctx)),
 		"took", time.Since(began).Round(time.Millisecond))
 	return s.serve(ctx, parts)
+}
+
+func (s *server) openTraces(ctx context.Context) error {
+	traces, err := observe.NewTraces(ctx, s.log, config.Version)
+	if err != nil || traces == nil {
+		return err
+	}
+	s.traces = traces
+	s.onClose("traces", traces.Close)
+	return nil
+}
+
+// traceStep is what makes spans of steps; nil when nobody wants them.
+func (s *server) traceStep() func(context.Context, string) (context.Context, func(error)) {
+	if s.traces == nil {
+		return nil
+	}
+	return s.traces.Step
 }
 
 // claim takes the server's directories, so that no second server works in them.

@@ -90,10 +90,15 @@ func (s *server) serveCRI(ctx context.Context, service *cri.Service, broken chan
 	if err != nil {
 		return nil, err
 	}
-	g := cri.NewServer(service, cri.Interceptors{
+	in := cri.Interceptors{
 		Unary:  []grpc.UnaryServerInterceptor{rpcs.Unary},
 		Stream: []grpc.StreamServerInterceptor{rpcs.Stream},
-	})
+	}
+	if s.traces != nil {
+		in.Unary = append([]grpc.UnaryServerInterceptor{s.traces.Unary}, in.Unary...)
+		in.Stream = append([]grpc.StreamServerInterceptor{s.traces.Stream}, in.Stream...)
+	}
+	g := cri.NewServer(service, in)
 	ln, err := listenUnix(ctx, s.opts.SocketPath(), 0o660)
 	if err != nil {
 		return nil, err

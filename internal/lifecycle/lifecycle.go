@@ -55,6 +55,8 @@ type Options struct {
 	Events        event.Options
 	Log           *slog.Logger // nil: slog.Default()
 	Times         Times
+	// Trace, if set, is told of every step that begins; what it returns is called at the step's end.
+	Trace func(ctx context.Context, step string) (context.Context, func(error))
 	// Hook, if set, is called at every Point that is reached. Its error fails the operation there;
 	// a hook that does not return is a crash there.
 	Hook func(Point) error

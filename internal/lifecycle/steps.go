@@ -137,6 +137,14 @@ func (m *Manager) reached(op Op, name string) error {
 	return m.opts.Hook(Point{op, name})
 }
 
+// trace begins a step's span where somebody wants to know.
+func (m *Manager) trace(ctx context.Context, step string) (own context.Context, end func(error)) {
+	if m.opts.Trace == nil {
+		return ctx, func(error) {}
+	}
+	return m.opts.Trace(ctx, step)
+}
+
 // walker is what steps make: it knows at which of them it is.
 type walker interface {
 	begin(step string)
@@ -148,10 +156,13 @@ func forward[T walker](ctx context.Context, m *Manager, op Op, steps []step[T], 
 	defer t.rest()
 	for _, s := range steps {
 		t.begin(s.name)
-		if err := s.do(ctx, t); err != nil {
+		own, end := m.trace(ctx, s.name)
+		err := s.do(own, t)
+		end(err)
+		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if err := m.reached(op, s.name); err != nil {
+		if err = m.reached(op, s.name); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
@@ -166,7 +177,9 @@ func backward[T walker](ctx context.Context, m *Manager, op Op, steps []step[T],
 	var errs []error
 	for _, s := range slices.Backward(steps) {
 		t.begin(s.name)
-		err := s.undo(ctx, m.times.Undo, t, op != OpStopPod)
+		own, end := m.trace(ctx, "undo "+s.name)
+		err := s.undo(own, m.times.Undo, t, op != OpStopPod)
+		end(err)
 		if err == nil {
 			err = m.reached(op, s.name)
 		}
