@@ -60,16 +60,16 @@ func (f *forwarder) serve(w http.ResponseWriter, r *http.Request, ports []int32)
 	if err != nil {
 		return err
 	}
-	if c := connOf(r.Context()); ws.Subprotocol() == tunnelled {
+	if c := connOf(r); ws.Subprotocol() == tunnelled {
 		return f.serveSPDY(r, &tunnel{Conn: ws.NetConn(), ws: ws, c: c})
 	}
-	return f.serveChannels(ws, connOf(r.Context()), ports)
+	return f.serveChannels(ws, connOf(r), ports)
 }
 
 func (f *forwarder) serveSPDY(r *http.Request, nc net.Conn) error {
 	f.pairs = make(map[string]*pair)
 	f.streams.admit, f.streams.opened = f.admit, f.opened
-	if err := f.streams.serve(connOf(r.Context()), nc); err != nil {
+	if err := f.streams.serve(connOf(r), nc); err != nil {
 		return err
 	}
 	<-f.streams.ended

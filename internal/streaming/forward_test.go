@@ -209,8 +209,8 @@ func forwardPort(t *testing.T, s *streaming.Server, dialer func(*rest.Config, *u
 	go func() { ended <- f.ForwardPorts() }()
 	t.Cleanup(func() {
 		close(stop)
-		if err := <-ended; err != nil {
-			t.Error(err)
+		if ferr := <-ended; ferr != nil {
+			t.Error(ferr)
 		}
 	})
 	select {

@@ -122,6 +122,60 @@ func (c terminal) Next() *remotecommand.TerminalSize {
 	return nil
 }
 
+func TestTerminalIsResized(t *testing.T) {
+	b := &backend{exec: func(ctx context.Context, req *engine.Exec) (int32, error) {
+		if !req.TTY || req.IO.Stderr != nil {
+			return 1, nil
+		}
+		for want := range uint16(3) {
+			select {
+			case sz := <-req.IO.Resize:
+				fmt.Fprintf(req.IO.Stdout, "%dx%d ", sz.Width, sz.Height)
+				if sz.Width != 80+want {
+					return 2, nil
+				}
+			case <-ctx.Done():
+				return 3, nil
+			}
+		}
+		return 0, nil
+	}}
+	s := start(t, b, streaming.Options{})
+	for _, p := range protocols {
+		if !p.sizes {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			address := execAddress(t, s, &cri.ExecRequest{Tty: true, Stdin: true, Stdout: true})
+			resize(t, connectOver(t, p.connect, address))
+		})
+	}
+}
+
+// resize gives a terminal another size whenever the last was seen.
+func resize(t *testing.T, e remotecommand.Executor) {
+	t.Helper()
+	sizes := make(terminal)
+	out, sizesSeen := io.Pipe()
+	go func() {
+		defer close(sizes)
+		buf := make([]byte, 64)
+		for i := range uint16(3) {
+			sizes <- remotecommand.TerminalSize{Width: 80 + i, Height: 24}
+			if _, err := out.Read(buf); err != nil {
+				return
+			}
+		}
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	in, inEnd := io.Pipe()
+	err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: sizesSeen, Tty: true, TerminalSizeQueue: sizes})
+	if err != nil {
+		t.Error(err)
+	}
+	_, _ = inEnd.Close(), sizesSeen.Close()
+}
+
 func TestUnknownProtocolsAreRefused(t *testing.T) {
 	s := start(t, &backend{}, streaming.Options{})
 	for _, c := range []struct {

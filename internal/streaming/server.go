@@ -144,7 +144,7 @@ func ignoreClosed(err error) error {
 // gets ends with the connection.
 func (s *Server) handle(serve func(ctx context.Context, w http.ResponseWriter, r *http.Request, req any) bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c := connOf(r.Context())
+		c := connOf(r)
 		if c == nil || !s.calls.begin() {
 			http.Error(w, "this server is closed", http.StatusServiceUnavailable)
 			return

@@ -127,7 +127,7 @@ func upgradeSPDY(w http.ResponseWriter, r *http.Request, versions []string) (nc 
 	if err != nil {
 		return nil, "", fmt.Errorf("take the connection: %w", err)
 	}
-	return &polite{Conn: hijacked, r: rw.Reader, c: connOf(r.Context())}, version, nil
+	return &polite{Conn: hijacked, r: rw.Reader, c: connOf(r)}, version, nil
 }
 
 // polite is a connection whose Close only says that no more comes. Closed at once, with bytes of the
@@ -242,7 +242,7 @@ func (s *Server) openSPDY(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	cs := newCommandStreams(streams, version)
 	sp := &spdyStreams{admit: cs.admit, opened: cs.opened}
-	if err = sp.serve(connOf(r.Context()), nc); err != nil {
+	if err = sp.serve(connOf(r), nc); err != nil {
 		return nil, err
 	}
 	err = cs.wait(ctx)

@@ -196,7 +196,7 @@ func openChannels(ctx context.Context, w http.ResponseWriter, r *http.Request, s
 	if streams.tty {
 		readable = append(readable, resizeChannel)
 	}
-	m := newChannels(ws, connOf(r.Context()), readable...)
+	m := newChannels(ws, connOf(r), readable...)
 	c := &client{status: channel{m, errorChannel}, structured: strings.HasPrefix(ws.Subprotocol(), "v"), end: m.end}
 	hello := byte(errorChannel)
 	if streams.stderr {
