@@ -11,7 +11,7 @@ systemctl daemon-reload
 echo "$(uname -r), $(systemctl --version | head -1), $(crun --version | head -1), $(runc --version | head -1), cgroups $(cat /sys/fs/cgroup/cgroup.controllers)"
 
 tests() { # [argument of the test binary]...
-	/payload/cgroup2.test -test.v -test.failfast=false -test.timeout 30m "$@"
+	/payload/cgroup2.test -test.v -test.timeout 40m "$@"
 	status=$?
 	[ $status = 0 ] || journalctl --no-pager -o cat -u gantry | tail -n 150
 	return $status
