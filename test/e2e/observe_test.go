@@ -49,8 +49,8 @@ func TestReloadTakesANewRuntimeAndSurvivesABrokenFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	write := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+		if failed := os.WriteFile(file, []byte(text), 0o600); failed != nil {
+			t.Fatal(failed)
 		}
 	}
 	write("")
