@@ -18,9 +18,6 @@ import (
 // promised less than the worker's. This is its table: who dies with it × what a container does then.
 func TestHolderDeath(t *testing.T) {
 	w := newWorld(t, "builtin")
-	for _, kind := range []string{"--ready", "--adopt"} { // who starts a holder is seen in its arguments
-		w.before["process"] = append(w.before["process"], w.keeperLine(kind))
-	}
 	for _, victims := range []string{"holder", "holder and worker", "holder, worker and server"} {
 		for _, c := range holderCases() {
 			t.Run(victims+": "+c.name, func(t *testing.T) {
@@ -146,10 +143,6 @@ func (w *world) terminalLivesOn(pid int, handedOver bool) {
 	if s := w.n.Container(w.container); s.State != runtimeapi.ContainerState_CONTAINER_EXITED {
 		w.t.Errorf("a container whose terminal is gone is %v after StopContainer", s.State)
 	}
-}
-
-func (w *world) keeperLine(kind string) string {
-	return strings.Join([]string{node.Binary(w.t, "gantry-keeper"), "--state", filepath.Join(w.n.State, "keeper"), "--cgroup", "/gantry-keeper", kind}, " ")
 }
 
 func (w *world) endedMeanwhile(int, bool) {

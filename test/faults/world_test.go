@@ -82,6 +82,13 @@ func (w *world) warmUp(t testing.TB) {
 	if w.before, err = leftovers.Take(t.Context(), w.scope()); err != nil {
 		t.Fatal(err)
 	}
+	w.before["process"] = append(w.before["process"], w.holderLines()...)
+}
+
+// holderLines are the command lines that a holder may have: they say who started it.
+func (w *world) holderLines() []string {
+	rest := " --state " + filepath.Join(w.n.State, "keeper") + " --cgroup /gantry-keeper "
+	return []string{node.Binary(w.t, "gantry-keeper") + rest + "--ready", "gantry-keeper" + rest + "--adopt"}
 }
 
 func (w *world) disarm() {
