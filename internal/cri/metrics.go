@@ -55,12 +55,12 @@ func (s *Service) listMetrics(ctx context.Context) ([]*runtime.PodSandboxMetrics
 		}
 		of := &runtime.PodSandboxMetrics{PodSandboxId: sb.ID, Metrics: fromMetrics(metrics, &measured{sandbox: sb, Metrics: m})}
 		of.ContainerMetrics, err = mapped(containers[sb.ID], func(c *pod.Container) (*runtime.ContainerMetrics, error) {
-			m, err := s.statistics.ContainerMetrics(ctx, c.ID)
-			if notRunning(err) {
+			m, failed := s.statistics.ContainerMetrics(ctx, c.ID)
+			if notRunning(failed) {
 				return nil, nil
 			}
-			if err != nil {
-				return nil, err
+			if failed != nil {
+				return nil, failed
 			}
 			return &runtime.ContainerMetrics{
 				ContainerId: c.ID, Metrics: fromMetrics(metrics, &measured{sandbox: sb, container: c, Metrics: m}),
