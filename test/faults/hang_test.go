@@ -11,13 +11,11 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"gantry/internal/labimage"
 	"gantry/test/node"
 )
 
@@ -216,30 +214,4 @@ func deadMount(w *world) (end func()) {
 			w.t.Error(err)
 		}
 	}
-}
-
-func TestHungRegistry(t *testing.T) {
-	w := newWorld(t, "builtin")
-	s := labimage.Registry(t, labimage.Config{})
-	img, err := labimage.Build(v1.Config{}, []labimage.Entry{labimage.File("slow", 0o644, "slow")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ref, err := s.Push("lab/slow:1", img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.SetFault(labimage.Stall())
-	w.reset(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, err = w.n.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
-	if status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("a pull that hangs answers %v", err)
-	}
-	w.othersAreNotDelayed()
-	w.removeImage(w.n.Pull(layered(t)))
-	s.SetFault(nil)
-	w.removeImage(w.n.Pull(ref))
-	w.nothingIsLeft()
 }
