@@ -217,7 +217,6 @@ func annotations(r *Request) map[string]string {
 		prefix + "sandbox-uid":       r.Sandbox.Metadata.UID,
 	}
 	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
-	all[CrunSubgroup] = ""
 	if p, _ := pids(r.Container.Resources.Unified); r.Node.SystemdCgroup {
 		limit := uint64(math.MaxUint64)
 		if p != nil && *p.Limit > 0 {
@@ -231,10 +230,6 @@ func annotations(r *Request) map[string]string {
 // tasksMax is an annotation that runtimes make a property of the scope: crun up to 1.8 writes limits of
 // processes into the cgroup alone, where systemd writes its own over it.
 const tasksMax = "org.systemd.property.TasksMax"
-
-// CrunSubgroup is an annotation. Empty, it has crun put a container's processes into the very scope
-// that it asked systemd for, and not one cgroup below: limits and their updates would be in two places.
-const CrunSubgroup = "run.oci.systemd.subgroup"
 
 // last keeps the last of several entries with one key, in the place of the first.
 func last[T any, K comparable](all []T, key func(T) K) []T {

@@ -110,6 +110,15 @@ func (s setup) containerCgroup(parent, id string) string {
 	return parent + "/" + id
 }
 
+// processCgroup is where the processes of a container whose cgroup is path are, and its limits: crun
+// makes a cgroup below the scope, whose files systemd would write over when it reloads.
+func (s setup) processCgroup(path string) string {
+	if s.driver == cgroup.Systemd && s.runtime == "crun" {
+		return path + "/container"
+	}
+	return path
+}
+
 // file reads a file of a cgroup.
 func file(t *testing.T, path, name string) string {
 	t.Helper()

@@ -79,7 +79,7 @@ func TestLimits(t *testing.T) {
 					Unified:        map[string]string{"pids.max": "77", "memory.high": "62914560"},
 				}
 			})
-			pids := file(t, l.cgroup, "cgroup.procs")
+			pids := file(t, l.processCgroup(l.cgroup), "cgroup.procs")
 			if strings.Count(pids, "\n") != 0 || pids == "" {
 				t.Fatalf("processes of %s: %q, want one", l.cgroup, pids)
 			}
@@ -123,7 +123,7 @@ func TestLimits(t *testing.T) {
 func (l *launched) has(t *testing.T, files map[string]string) {
 	t.Helper()
 	for name, want := range files {
-		got, err := os.ReadFile(filepath.Join(mount, l.cgroup, name))
+		got, err := os.ReadFile(filepath.Join(mount, l.processCgroup(l.cgroup), name))
 		if err != nil || strings.TrimSpace(string(got)) != want {
 			t.Errorf("%s: %q, %v, want %s", name, got, err, want)
 		}

@@ -97,7 +97,7 @@ func TestEndsWhileTheServiceIsStopped(t *testing.T) {
 // firstProcess is the first process of the container.
 func (l *launched) firstProcess(t *testing.T) int {
 	t.Helper()
-	first, _, _ := strings.Cut(file(t, l.cgroup, "cgroup.procs"), "\n")
+	first, _, _ := strings.Cut(file(t, l.processCgroup(l.cgroup), "cgroup.procs"), "\n")
 	pid, err := strconv.Atoi(first)
 	if err != nil {
 		t.Fatal(err)

@@ -72,8 +72,7 @@ func (e *Engine) pauseSpec(key pod.Key, r *sandboxRecord) *specs.Spec {
 			Args: []string{"/pause", "pause"}, Cwd: "/",
 			NoNewPrivileges: true, Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score,
 		},
-		Root:        &specs.Root{Path: "rootfs", Readonly: true},
-		Annotations: map[string]string{ocispec.CrunSubgroup: ""},
+		Root: &specs.Root{Path: "rootfs", Readonly: true},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
