@@ -85,10 +85,10 @@ func (w *world) wrapPrograms(t *testing.T) (flags []string) {
 	return flags
 }
 
-func (w *world) wrap(t *testing.T, name, real string) string {
+func (w *world) wrap(t *testing.T, name, wrapped string) string {
 	t.Helper()
 	path := filepath.Join(w.dir, name)
-	script := fmt.Sprintf(wrapper, filepath.Join(w.dir, programFile), name, real)
+	script := fmt.Sprintf(wrapper, filepath.Join(w.dir, programFile), name, wrapped)
 	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}

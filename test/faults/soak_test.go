@@ -101,42 +101,42 @@ func (w *world) live(name string, turn int) error {
 	config.Tty = turn%5 == 4
 	var pod, id string
 	err := again(func() error {
-		r, err := w.n.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: sandbox})
+		r, failure := w.n.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: sandbox})
 		pod = r.GetPodSandboxId()
-		return err
+		return failure
 	})
 	if err != nil {
 		return fmt.Errorf("run pod: %w", err)
 	}
 	err = again(func() error {
-		r, err := w.n.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config, SandboxConfig: sandbox})
+		r, failure := w.n.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config, SandboxConfig: sandbox})
 		id = r.GetContainerId()
-		return err
+		return failure
 	})
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
 	}
 	err = again(func() error {
-		_, err := w.n.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
-		if status.Code(err) == codes.FailedPrecondition { // an earlier one was heard
+		_, failure := w.n.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+		if status.Code(failure) == codes.FailedPrecondition { // an earlier one was heard
 			return nil
 		}
-		return err
+		return failure
 	})
 	if err != nil {
 		return fmt.Errorf("start container: %w", err)
 	}
 	w.trouble(turn, sandbox, pod, id)
 	err = again(func() error {
-		_, err := w.n.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod})
-		return err
+		_, failure := w.n.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod})
+		return failure
 	})
 	if err != nil {
 		return fmt.Errorf("stop pod: %w", err)
 	}
 	err = again(func() error {
-		_, err := w.n.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod})
-		return err
+		_, failure := w.n.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod})
+		return failure
 	})
 	if err != nil {
 		return fmt.Errorf("remove pod: %w", err)
