@@ -57,6 +57,14 @@ func Status(code int) Fault {
 	}
 }
 
+// Busy answers with an HTTP status and says when to come back.
+func Busy(code int, retryAfter string) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		w.Header().Set("Retry-After", retryAfter)
+		return Status(code)(w, r, next)
+	}
+}
+
 // HTML answers with a web page, as a captive portal does.
 func HTML() Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {

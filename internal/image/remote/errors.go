@@ -57,7 +57,7 @@ func statusClass(code int) error {
 
 // temporary says whether another attempt may succeed.
 func temporary(err error) bool {
-	return errdefs.IsUnavailable(err) && !errors.Is(err, errStalled)
+	return errdefs.IsUnavailable(err) && !errors.Is(err, errStalled) && asked(err) <= patience
 }
 
 // rangeRefused says that a registry does not send parts of a blob.

@@ -100,6 +100,7 @@ func (c *Client) Open(ref reference.Named, auth *pod.Auth) (*Session, error) {
 		UpdateClient: func(hc *http.Client) error {
 			if t, ok := hc.Transport.(*http.Transport); ok {
 				s.transports = append(s.transports, t) // configured holds mu
+				hc.Transport = polite{t}
 			}
 			return nil
 		},
@@ -190,7 +191,7 @@ func (c *Client) retry(ctx context.Context, try func(context.Context) error) err
 		if err == nil || !temporary(err) || attempt >= c.opts.Attempts {
 			return err
 		}
-		if err := c.pause(ctx, attempt); err != nil {
+		if err := c.pause(ctx, attempt, asked(err)); err != nil {
 			return err
 		}
 	}
@@ -203,9 +204,9 @@ func (c *Client) attempt(ctx context.Context, try func(context.Context) error) e
 	return w.classify(try(w.ctx)) //nolint:contextcheck // a child of ctx
 }
 
-// pause waits before the attempt after the given one.
-func (c *Client) pause(ctx context.Context, attempt int) error {
-	t := time.NewTimer(c.opts.Backoff << (attempt - 1))
+// pause waits before the attempt after the given one, for no less than the registry asked for.
+func (c *Client) pause(ctx context.Context, attempt int, asked time.Duration) error {
+	t := time.NewTimer(max(c.opts.Backoff<<(attempt-1), asked))
 	defer t.Stop()
 	select {
 	case <-t.C:
