@@ -87,7 +87,7 @@ func stall(t *testing.T, path, name, kind string) uint64 {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return n
+			return 1000 * n // the kernel counts microseconds
 		}
 	}
 	t.Fatalf("%s of %s has no %s", name, path, kind)
