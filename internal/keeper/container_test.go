@@ -228,6 +228,10 @@ func TestReopenAtFullSpeed(t *testing.T) {
 	check := &checker{t: t}
 	req := b.run("writer", container{script: numbers})
 	for i := range 20 {
+		b.eventually("output in the log", func() bool {
+			info, err := os.Stat(req.LogPath)
+			return err == nil && info.Size() > 0
+		})
 		old := fmt.Sprintf("%s.%d", req.LogPath, i)
 		if err := os.Rename(req.LogPath, old); err != nil {
 			t.Fatal(err)
