@@ -136,7 +136,7 @@ func (b *blob) again(err error) error {
 	if !temporary(err) || b.failed >= b.session.client.opts.Attempts {
 		return fmt.Errorf("fetch %s: %w", b.desc.Digest, err)
 	}
-	if err := b.session.client.pause(b.outer, b.failed, asked(err)); err != nil {
+	if err = b.session.client.pause(b.outer, b.failed, asked(err)); err != nil {
 		return fmt.Errorf("fetch %s: %w", b.desc.Digest, err)
 	}
 	return nil

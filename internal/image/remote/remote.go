@@ -191,7 +191,7 @@ func (c *Client) retry(ctx context.Context, try func(context.Context) error) err
 		if err == nil || !temporary(err) || attempt >= c.opts.Attempts {
 			return err
 		}
-		if err := c.pause(ctx, attempt, asked(err)); err != nil {
+		if err = c.pause(ctx, attempt, asked(err)); err != nil {
 			return err
 		}
 	}
