@@ -111,6 +111,10 @@ conformance: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ##
 	ENGINE=$(ENGINE) RUNTIME=$(RUNTIME) NETWORK=$(NETWORK) STREAMS=$(STREAMS) FOCUS='$(FOCUS)' OUT=$(CURDIR)/.cache/conformance \
 		go test -timeout 60m -count=1 ./test/conformance -run TestCritest -v
 
+.PHONY: conformance-bench
+conformance-bench: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## critest's benchmarks of images: RUNTIME=crun|runc
+	RUNTIME=$(RUNTIME) OUT=$(CURDIR)/.cache/conformance go test -timeout 10m -count=1 ./test/conformance -run TestImageBenchmarks -v
+
 .PHONY: test-cgroup2
 test-cgroup2: vm-deps build $(VM)/disk.img ## pods on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
 	rm -rf $(VM)/payload && mkdir -p $(VM)/payload

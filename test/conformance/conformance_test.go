@@ -66,7 +66,7 @@ func (r run) name() string {
 func (r run) arguments(n *node.Node, junit string) []string {
 	args := []string{
 		"-runtime-endpoint", n.Endpoint(), "-runtime-handler", r.runtime,
-		"-ginkgo.junit-report", junit, "-ginkgo.no-color", "-ginkgo.v",
+		"-ginkgo.junit-report", junit, "-ginkgo.no-color",
 	}
 	if r.streams == "websocket" {
 		args = append(args, "-websocket-exec", "-websocket-attach", "-websocket-portforward")
@@ -77,13 +77,9 @@ func (r run) arguments(n *node.Node, junit string) []string {
 	return args
 }
 
-// TestCritest passes when every spec passes or has its cause written down.
-func TestCritest(t *testing.T) {
-	r := fromEnvironment(t)
-	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	base := filepath.Join(r.out, r.name())
+// start starts a server whose log is kept, and the registry of the stand-ins.
+func (r run) start(t *testing.T, base string) *node.Node {
+	t.Helper()
 	n := node.Start(t, node.Options{Runtime: r.runtime, Network: r.network})
 	t.Cleanup(func() { keep(t, n.Log, base+".server.log") })
 	// Containers in user namespaces must be able to pass through them.
@@ -99,10 +95,20 @@ func TestCritest(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(images.Close)
+	return n
+}
 
+// TestCritest passes when every spec passes or has its cause written down.
+func TestCritest(t *testing.T) {
+	r := fromEnvironment(t)
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	base := filepath.Join(r.out, r.name())
+	n := r.start(t, base)
 	leavesNothing(t, n)
 	began := time.Now()
-	critestError := critest(t.Context(), base+".log", node.Tool(t, "critest"), r.arguments(n, base+".xml"))
+	critestError := critest(t.Context(), base+".log", node.Tool(t, "critest"), append(r.arguments(n, base+".xml"), "-ginkgo.v"))
 	took := time.Since(began)
 
 	specs := read(t, base+".xml", report.Parse)

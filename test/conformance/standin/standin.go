@@ -17,12 +17,13 @@ import (
 )
 
 // hosts are the registries whose images are stood in for.
-var hosts = []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io"}
+var hosts = []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.aws"}
 
 // Where images lie on their hosts.
 const (
 	tools = "k8s-staging-cri-tools/" // on gcr.io
 	e2e   = "e2e-test-images/"       // on registry.k8s.io
+	bench = "docker/library/"        // on public.ecr.aws
 )
 
 // Programs are the paths of what the images are made of besides Debian's packages.
@@ -94,6 +95,11 @@ func (p Programs) images() (map[string]v1.Image, error) {
 		tools + "test-image-tags:2":                           marked("tags"),
 		tools + "test-image-tags:3":                           marked("tags"),
 		"pause:3.9":                                           pause,
+		bench + "busybox:1.35.0-glibc":                        marked("1.35.0-glibc"),
+		bench + "busybox:1-uclibc":                            marked("1-uclibc"),
+		bench + "busybox:1":                                   plain,
+		bench + "busybox:1-glibc":                             marked("1-glibc"),
+		bench + "busybox:1-musl":                              marked("1-musl"),
 	} {
 		if all[name], err = make(shell); err != nil {
 			return nil, fmt.Errorf("stand-in for %s: %w", name, err)
