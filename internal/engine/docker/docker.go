@@ -1,0 +1,64 @@
+// Package docker is the engine that runs pods on Docker Engine, through its HTTP API (1.40 and up:
+// Docker 20.10 to today's). It is what dockershim was to the kubelet: a pause container holds the
+// namespaces of a pod and the containers join them by its id; Docker's ids are the ids that the CRI
+// shows, and names and labels are those that operators' scripts know.
+//
+// Docker keeps everything durable: the engine writes no file but pins of network namespaces. What is
+// ours carries LabelKey, the key of the journal, and is found by it after a crash.
+//
+// A daemon that is gone or hangs is errdefs.ErrUnavailable within seconds: see daemon.
+package docker
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Options are what the engine is made of.
+type Options struct {
+	// Endpoint is where dockerd listens: "unix:///var/run/docker.sock" or "tcp://HOST:PORT". The daemon
+	// must be of this machine: its containers' processes, cgroups and namespaces are used directly.
+	Endpoint string
+	TLS      TLS
+	// PauseImage holds the namespaces of a pod. "" is the one that is built in, which is also used
+	// when PauseImage can't be pulled.
+	PauseImage string
+	NetNSDir   string // where network namespaces are pinned, such as /var/run/netns
+	Logs       Logs
+	Log        *slog.Logger // nil: slog.Default()
+	// Patience is how long the daemon may be silent before it counts as hung; zero is four seconds.
+	Patience time.Duration
+}
+
+// TLS are PEM files for a tcp endpoint. Without them a tcp endpoint is spoken to in the clear.
+type TLS struct {
+	CA   string // signs the daemon's certificate
+	Cert string // ours
+	Key  string // of Cert
+}
+
+// Engine is the Docker engine.
+type Engine struct {
+	opts   Options
+	log    *slog.Logger
+	daemon *daemon
+}
+
+// New returns the engine. It does not ask the daemon, which may start later: Status tells.
+func New(o Options) (*Engine, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	d, err := connect(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{opts: o, log: o.Log, daemon: d}, nil
+}
+
+// Close lets go of the connections. It touches no container.
+func (e *Engine) Close(context.Context) error { return e.daemon.api.Close() }
+
+// Status asks the daemon whether it is there.
+func (e *Engine) Status(ctx context.Context) error { return e.daemon.check(ctx) }
