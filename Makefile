@@ -163,6 +163,20 @@ $(TOOLS)/nonewprivs: test/conformance/standin/nonewprivs/main.go
 $(TOOLS)/containerd: test/imagebench/containerd/go.sum
 	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $@ github.com/containerd/containerd/v2/cmd/containerd
 
+.PHONY: docker-deps docker-tools
+docker-deps:
+	hack/install-deps docker
+
+docker-tools: docker-deps $(TOOLS)/docker/dockerd ## the Docker Engines that tests run: Debian's and today's
+
+# All programs of one engine in a directory of their own: they find each other by name.
+$(TOOLS)/docker/dockerd: test/dockerd/go.sum
+	cd test/dockerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $(TOOLS)/docker/ \
+		github.com/moby/moby/v2/cmd/docker-proxy github.com/containerd/containerd/v2/cmd/containerd \
+		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	cd test/dockerd && CGO_ENABLED=1 go build -trimpath -tags seccomp -o $(TOOLS)/docker/ github.com/opencontainers/runc
+	cd test/dockerd && CGO_ENABLED=0 go build -trimpath -o $@ github.com/moby/moby/v2/cmd/dockerd
+
 $(TOOLS)/v1alpha2: test/v1alpha2/go.sum test/v1alpha2/main.go
 	cd test/v1alpha2 && CGO_ENABLED=0 go build -trimpath -o $@ .
 

@@ -191,7 +191,9 @@ func busybox() ([]Entry, error) {
 	all := []Entry{File("bin/busybox", 0o755, string(content))}
 	for _, applet := range strings.Fields(string(list)) {
 		if applet != "busybox" {
-			all = append(all, Link("bin/"+applet, "bin/busybox"))
+			link := Link("bin/"+applet, "bin/busybox")
+			link.Mode = 0o755 // unpackers give it to the file that all the names share
+			all = append(all, link)
 		}
 	}
 	return all, nil
