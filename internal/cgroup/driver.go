@@ -64,6 +64,27 @@ func (d Driver) OCIPath(parent, key string) string {
 	return path.Join(parent, key)
 }
 
+// FromOCI returns the path of the cgroup that an OCI spec's cgroupsPath asks for: what Container returns
+// for what OCIPath does.
+func (d Driver) FromOCI(cgroupsPath string) (string, error) {
+	if d != Systemd {
+		return cgroupsPath, check(cgroupsPath)
+	}
+	slice, unit, ok := strings.Cut(cgroupsPath, ":")
+	prefix, name, ok2 := strings.Cut(unit, ":")
+	if !ok || !ok2 || name == "" || strings.ContainsAny(unit, "/") {
+		return "", fmt.Errorf("cgroups path %q is not of the form slice:prefix:name: %w", cgroupsPath, errdefs.ErrInvalidArgument)
+	}
+	parent, err := ExpandSlice(slice)
+	if err != nil {
+		return "", err
+	}
+	if prefix != "" {
+		name = prefix + "-" + name
+	}
+	return path.Join(parent, name+".scope"), nil
+}
+
 // ExpandSlice returns the path of a systemd slice: a-b.slice lies in a.slice (systemd.slice(5)).
 func ExpandSlice(slice string) (string, error) {
 	name, ok := strings.CutSuffix(slice, ".slice")

@@ -73,7 +73,8 @@ type Containers interface {
 	// SignalContainer sends a signal to the main process, or to every process of the container's
 	// cgroup. A container that has ended is no error.
 	SignalContainer(ctx context.Context, key pod.Key, s Signal) error
-	// UpdateContainer applies new limits to a created or running container.
+	// UpdateContainer applies new limits to a created or running container. Calls for one container do
+	// not overlap with each other, nor with its start and removal.
 	UpdateContainer(ctx context.Context, key pod.Key, r *pod.Resources) error
 	// RemoveContainer removes everything CreateContainer made. A container that still runs is killed.
 	RemoveContainer(ctx context.Context, key pod.Key) error
@@ -87,6 +88,9 @@ type Create struct {
 	Image   *pod.Image // resolved by lifecycle from the image namespace
 	// TargetPid is the node's pid of the container whose PID namespace is joined (NamespaceTarget).
 	TargetPid int
+	// Adjust is what plugins want changed beyond what Spec already says, nil for nothing. An engine
+	// applies all of it, or refuses what it cannot express with errdefs.ErrNotImplemented, naming the field.
+	Adjust *pod.Adjustment
 }
 
 // Created is what CreateContainer made.

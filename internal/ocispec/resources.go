@@ -3,6 +3,7 @@ package ocispec
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -21,13 +22,14 @@ func resources(r *Request) (*specs.LinuxResources, error) {
 		res.Pids = &specs.LinuxPids{Limit: unlimited()}
 	}
 	if r.Container.Security.Privileged {
-		res.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		res.Devices = slices.Concat([]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, res.Devices)
 		return res, nil
 	}
-	res.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 	for _, d := range r.Devices {
-		res.Devices = append(res.Devices, d.rule())
+		rules = append(rules, d.rule())
 	}
+	res.Devices = slices.Concat(rules, res.Devices)
 	return res, nil
 }
 
@@ -46,7 +48,67 @@ func Resources(r *pod.Resources, node *Node) (*specs.LinuxResources, error) {
 		}
 		res.HugepageLimits = append(res.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.PageSize, Limit: h.Limit})
 	}
-	return res, nil
+	return res, extras(res, &r.Extra, node)
+}
+
+// extras adds what only plugins ask for. What the kernel has no more is refused: runtimes ignore it.
+func extras(res *specs.LinuxResources, x *pod.ExtraResources, node *Node) error {
+	for _, field := range x.Fields() {
+		if why := unknownTo(node, field, x); why != "" {
+			return fmt.Errorf("NRI linux.resources.%s: %s: %w", field, why, errdefs.ErrNotImplemented)
+		}
+	}
+	extraMemory(res, x)
+	if x.RealtimeRuntime != nil || x.RealtimePeriod != 0 {
+		if res.CPU == nil {
+			res.CPU = &specs.LinuxCPU{}
+		}
+		res.CPU.RealtimeRuntime = x.RealtimeRuntime
+		if x.RealtimePeriod != 0 {
+			res.CPU.RealtimePeriod = &x.RealtimePeriod
+		}
+	}
+	if x.PidsLimit != nil {
+		res.Pids = &specs.LinuxPids{Limit: x.PidsLimit}
+	}
+	for _, d := range x.DeviceRules {
+		res.Devices = append(res.Devices, specs.LinuxDeviceCgroup(d))
+	}
+	return nil
+}
+
+// unknownTo says why a node cannot do what a field asks for, "" if it can.
+func unknownTo(node *Node, field string, x *pod.ExtraResources) string {
+	v1 := []string{
+		"memory.kernel_tcp", "memory.swappiness", "memory.disable_oom_killer", "cpu.realtime_runtime", "cpu.realtime_period",
+	}
+	switch {
+	case node.CgroupV2 && slices.Contains(v1, field):
+		return "cgroup v2 has none"
+	case field == "memory.kernel":
+		return "the kernel has no such limit since 5.16"
+	case field == "memory.use_hierarchy" && !*x.UseHierarchy:
+		return "the kernel accounts hierarchically"
+	case field == "blockio_class" && *x.BlockIOClass != "", field == "rdt_class" && *x.RDTClass != "":
+		return "no classes are configured"
+	}
+	return ""
+}
+
+func extraMemory(res *specs.LinuxResources, x *pod.ExtraResources) {
+	m := specs.LinuxMemory{Swappiness: x.Swappiness, DisableOOMKiller: x.DisableOOMKiller}
+	if res.Memory != nil {
+		m.Limit, m.Swap = res.Memory.Limit, res.Memory.Swap
+	}
+	if x.MemoryReservation != 0 {
+		m.Reservation = &x.MemoryReservation
+	}
+	if x.KernelTCPMemory != 0 {
+		m.KernelTCP = &x.KernelTCPMemory
+	}
+	if m != (specs.LinuxMemory{}) {
+		res.Memory = &m
+	}
 }
 
 // pids takes pids.max out of settings of cgroup v2: what crun writes as it is, systemd resets.

@@ -89,6 +89,8 @@ type Resources struct {
 	CPUSetMems      string            `json:"cpusetMems,omitempty"`
 	HugepageLimits  []HugepageLimit   `json:"hugepageLimits,omitempty"`
 	Unified         map[string]string `json:"unified,omitempty"`
+	// Extra is what the CRI has no field for and plugins may set.
+	Extra ExtraResources `json:"extra,omitzero"`
 }
 
 // With returns r changed by what u sets: the kubelet's updates may name only what changes. A zero
@@ -118,6 +120,7 @@ func (r Resources) With(u *Resources) Resources {
 		}
 		r.Unified = unified
 	}
+	r.Extra = r.Extra.with(&u.Extra)
 	return r
 }
 
@@ -215,5 +218,7 @@ type Container struct {
 	User *User `json:"user,omitempty"`
 	// StopSignal is what StopContainer sends first: the spec's, else the image's, else SIGTERM.
 	StopSignal string `json:"stopSignal,omitempty"`
-	Step       string `json:"step,omitempty"`
+	// Adjustment is what plugins had changed when the container was created; nil is nothing.
+	Adjustment *Adjustment `json:"adjustment,omitempty"`
+	Step       string      `json:"step,omitempty"`
 }

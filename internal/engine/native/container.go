@@ -77,10 +77,11 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		return engine.Created{}, err
 	}
 	r := &containerRecord{Runtime: runtime, Created: engine.Created{
-		ID:         string(c.Key),
-		CgroupPath: e.opts.CgroupDriver.Container(sandbox.Cgroup, string(c.Key)),
-		StopSignal: req.Image.Config.StopSignal,
+		ID: string(c.Key), StopSignal: req.Image.Config.StopSignal,
 	}}
+	if r.Created.CgroupPath, err = e.cgroupOf(req, sandbox); err != nil {
+		return engine.Created{}, err
+	}
 	// The runtime has its own copies of them once it has created the container.
 	defer func() { _ = e.unmapMounts(c.Key) }()
 	spec, err := e.spec(ctx, req, sandbox, r)
@@ -105,6 +106,27 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 	})
 	return created, err // the keeper's error says that it is the container's creation, and whose
+}
+
+// cgroupOf is the container's cgroup. What a plugin wants must not be there yet: everything in it ends
+// with the container.
+func (e *Engine) cgroupOf(req *engine.Create, sandbox *sandboxRecord) (string, error) {
+	name, err := e.opts.CgroupDriver.FromOCI(e.cgroupsPath(req, sandbox))
+	if err != nil {
+		return "", err
+	}
+	if req.Adjust != nil && req.Adjust.CgroupsPath != "" && e.cgroups.Exists(name) {
+		return "", fmt.Errorf("NRI adjustment linux.cgroups_path: %s is in use: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return name, nil
+}
+
+// cgroupsPath is where the container's cgroup will be, in the form of an OCI spec.
+func (e *Engine) cgroupsPath(req *engine.Create, sandbox *sandboxRecord) string {
+	if a := req.Adjust; a != nil && a.CgroupsPath != "" {
+		return a.CgroupsPath
+	}
+	return e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(req.Spec.Key))
 }
 
 // spec prepares the root file system and builds the OCI spec; the user it finds goes into r.
@@ -157,7 +179,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	}
 	spec, err := ocispec.Build(&ocispec.Request{
 		Container: c, Sandbox: &req.Sandbox.Spec, Image: req.Image.Config, Rootfs: rootfs,
-		CgroupsPath: e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(c.Key)),
+		CgroupsPath: e.cgroupsPath(req, sandbox),
 		Namespaces: ocispec.Namespaces{
 			Net: sandbox.Namespaces.Net, IPC: sandbox.Namespaces.IPC, UTS: sandbox.Namespaces.UTS, PID: pid,
 			User: sandbox.Namespaces.User,
@@ -170,7 +192,10 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
-	return spec, e.injectCDI(spec, c.CDIDevices)
+	if err = e.injectCDI(spec, c.CDIDevices); err != nil {
+		return nil, err
+	}
+	return spec, ocispec.Adjust(spec, req.Adjust, &node)
 }
 
 // resolveMounts looks at the sources of mounts. One may lie on a file system that does not answer, and
