@@ -42,7 +42,11 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	c.starting.Store(true)
 	c.act(stepRun)
 	defer c.rest()
-	if err := c.pod.engine.StartContainer(ctx, c.key); err != nil {
+	if _, err := m.ask(ctx, c, pod.MomentStart, nil); err != nil {
+		m.failStart(context.WithoutCancel(ctx), c, err)
+		return fmt.Errorf("start container: %w", err)
+	}
+	if err := m.engineStart(ctx, c); err != nil {
 		if !errdefs.IsUnavailable(err) { // else it may be started when the engine answers again
 			m.failStart(context.WithoutCancel(ctx), c, err)
 		}
@@ -62,7 +66,20 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	if err != nil {
 		return err
 	}
-	return m.reached(OpStartContainer, pointRecord)
+	if err = m.reached(OpStartContainer, pointRecord); err != nil {
+		return err
+	}
+	m.tellContainer(ctx, c, pod.MomentStarted)
+	return nil
+}
+
+func (m *Manager) engineStart(ctx context.Context, c *containerEntry) error {
+	unlock, err := m.locks.Lock(ctx, c.key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return c.pod.engine.StartContainer(ctx, c.key)
 }
 
 // failStart makes sure that nothing runs and says why in the container's status.
@@ -224,13 +241,16 @@ func (m *Manager) killContainers(ctx context.Context, p *podEntry) error {
 	return each(m.index.containersOf(p.key), func(c *containerEntry) error {
 		switch c.now.Load().State {
 		case pod.ContainerRunning:
-			return m.kill(ctx, c)
+			if err := m.kill(ctx, c); err != nil {
+				return err
+			}
 		case pod.ContainerCreated:
 			if err := m.signal(ctx, c, engine.Signal{Name: "SIGKILL", All: true}); err != nil {
 				return err
 			}
 			m.exited(c, pod.Exit{Code: 137, At: time.Now()})
 		}
+		m.tellContainer(ctx, c, pod.MomentStop)
 		return nil
 	})
 }

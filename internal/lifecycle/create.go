@@ -86,6 +86,7 @@ func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.Co
 		}
 		return "", err
 	}
+	m.tellContainer(ctx, c, pod.MomentCreated)
 	c.create = nil
 	return c.id(), nil
 }
@@ -171,6 +172,11 @@ func (m *Manager) engineCreate(ctx context.Context, c *containerEntry) error {
 }
 
 func (m *Manager) engineRemove(ctx context.Context, c *containerEntry) error {
+	unlock, err := m.locks.Lock(ctx, c.key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return c.pod.engine.RemoveContainer(ctx, c.key)
 }
 

@@ -45,6 +45,8 @@ type Options struct {
 	Network  Network
 	Journal  *store.Store
 	Logs     LogReopener
+	// Plugins are told what happens; nil when there are none.
+	Plugins Plugins
 	// Meter reads what containers use, for engines that do not know better; nil when nobody can.
 	Meter    Meter
 	StateDir string // holds pods/<key>, the files of each pod; a reboot may forget it
@@ -96,8 +98,9 @@ func (t Times) withDefaults() Times {
 // Manager runs pods. Its methods may be called from any goroutine; calls on different pods never
 // wait for each other.
 //
-// Lock order: the pod's key lock, then an entry's mu, then the event log's, then index.mu. Only the
-// key lock is held across calls of an engine or the network.
+// Lock order: the pod's key lock, then a container's, then an entry's mu, then the event log's, then
+// index.mu. Only key locks are held across calls of an engine or the network, and only a pod's across
+// calls of plugins.
 type Manager struct {
 	opts    Options
 	times   Times
@@ -106,7 +109,7 @@ type Manager struct {
 
 	handlers atomic.Pointer[handlers]
 
-	locks    keylock.Locks[pod.Key] // by sandbox
+	locks    keylock.Locks[pod.Key] // by sandbox; and by container, for its start, resizes and removal
 	index    *index
 	events   *event.Log
 	foreign  map[pod.Key]*pod.Sandbox // records whose engine is not configured; set by Recover
@@ -131,6 +134,9 @@ func New(opts Options) (*Manager, error) {
 	}
 	if opts.Hosts == "" {
 		opts.Hosts = "/etc/hosts"
+	}
+	if opts.Plugins == nil {
+		opts.Plugins = nobody{}
 	}
 	if opts.Log == nil {
 		opts.Log = slog.Default()

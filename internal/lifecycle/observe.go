@@ -97,6 +97,7 @@ func (m *Manager) exited(c *containerEntry, exit pod.Exit) {
 		return
 	}
 	c.hasExited()
+	m.tellExit(c)
 	if c.sharesPID() { // the processes that outlive the main one
 		m.now("end the rest of container "+string(c.key), func(ctx context.Context) error {
 			return m.signal(ctx, c, engine.Signal{Name: "SIGKILL", All: true})

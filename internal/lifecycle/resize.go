@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/containerd/errdefs"
-
 	"gantry/internal/pod"
 )
 
@@ -17,16 +15,20 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r *pod.Resourc
 	}
 	return m.locked(ctx, c.pod, func(ctx context.Context) error {
 		if s := c.now.Load().State; s != pod.ContainerCreated && s != pod.ContainerRunning {
-			return fmt.Errorf("container %s is %s: %w", c.key.Short(), s, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("container %s is %s: %w", c.key.Short(), s, errEnded)
 		}
-		if err := c.pod.engine.UpdateContainer(ctx, c.key, r); err != nil {
-			return fmt.Errorf("update container: %w", err)
+		answer, err := m.ask(ctx, c, pod.MomentUpdate, r)
+		if err != nil {
+			return err
 		}
-		return c.change(func(is *pod.Container) (*pod.Container, error) {
-			n := *is
-			n.Spec.Resources = is.Spec.Resources.With(r)
-			return &n, nil
-		})
+		if answer.Resources != nil {
+			r = answer.Resources
+		}
+		if err := m.resize(ctx, c, r); err != nil {
+			return err
+		}
+		m.tellContainer(ctx, c, pod.MomentUpdated)
+		return nil
 	})
 }
 
@@ -41,17 +43,25 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 		if err := mustBeReady(p); err != nil {
 			return err
 		}
+		asked := &pod.SandboxEvent{At: pod.MomentUpdate, Sandbox: p.now.Load(), Overhead: overhead, Resources: resources}
+		if err := m.opts.Plugins.Pod(ctx, asked); err != nil {
+			return err
+		}
 		if resources != nil {
 			if err := p.engine.UpdateSandbox(ctx, p.key, resources); err != nil {
 				return fmt.Errorf("update pod: %w", err)
 			}
 		}
-		return p.change(func(is *pod.Sandbox) (*pod.Sandbox, error) {
+		err := p.change(func(is *pod.Sandbox) (*pod.Sandbox, error) {
 			n := *is
 			n.Spec.Overhead = merged(is.Spec.Overhead, overhead)
 			n.Spec.Resources = merged(is.Spec.Resources, resources)
 			return &n, nil
 		})
+		if err == nil {
+			m.tellPod(ctx, p, pod.MomentUpdated)
+		}
+		return err
 	})
 }
 

@@ -61,6 +61,7 @@ const (
 	stepSandbox = "sandbox create"
 	stepNetwork = "network attach"
 	stepStart   = "sandbox start"
+	stepPlugins = "plugins"
 	stepPublish = "publish"
 	stepCreate  = "container create"
 
@@ -81,6 +82,7 @@ func (m *Manager) podSteps() []step[*podEntry] {
 		{name: stepSandbox, do: m.createSandbox, stop: m.stopSandbox, remove: m.removeSandbox},
 		{name: stepNetwork, do: m.attach, stop: m.detach, bars: true},
 		{name: stepStart, do: m.startSandbox},
+		{name: stepPlugins, do: m.tellRun, stop: m.tellStopped, remove: m.tellRemoved},
 		{name: stepPublish, do: m.publishPod, stop: m.killContainers, remove: m.removeContainers},
 	}
 }
@@ -88,6 +90,7 @@ func (m *Manager) podSteps() []step[*podEntry] {
 // containerSteps is the way to a container that can be started.
 func (m *Manager) containerSteps() []step[*containerEntry] {
 	return []step[*containerEntry]{
+		{name: stepPlugins, do: m.adjust, remove: m.tellContainerRemoved},
 		{name: stepCreate, do: m.engineCreate, remove: m.engineRemove},
 		{name: stepPublish, do: m.publishContainer},
 	}
