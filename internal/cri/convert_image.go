@@ -61,7 +61,11 @@ func imageInfo(i *pod.Image) (map[string]string, error) {
 	if json.Valid(i.Config.Raw) {
 		config = json.RawMessage(i.Config.Raw)
 	}
-	return verbose(map[string]any{"labels": i.Labels, "pulledAt": i.Pulled, "imageSpec": config})
+	details := map[string]any{"labels": i.Labels, "pulledAt": i.Pulled, "imageSpec": config}
+	if i.Artifact != "" {
+		details["artifactType"] = i.Artifact
+	}
+	return verbose(details)
 }
 
 // verbose puts details under the key "info", where crictl and its users look for them.

@@ -28,6 +28,9 @@ func (s *Store) Export(ctx context.Context, ref string, w io.Writer) error {
 // is named by a tag has that name in it, one that is named otherwise all its tags. The layers are the
 // tars they were, not compressed: config and image id are the same, the manifest is a new one. Each
 // layer is checked against its diff id: ErrDataLoss, after which what was written is of no use.
+//
+// A docker-archive cannot hold artifacts: with one among them the tar is an OCI layout alone. An artifact
+// is the same afterwards if its tars were not compressed, else it has a new manifest and so a new id.
 func (s *Store) ExportAll(ctx context.Context, refs []string, w io.Writer) error {
 	images, err := s.toExport(refs)
 	if err != nil {
@@ -99,12 +102,14 @@ func (x *exporter) all(ctx context.Context, images []*exported) error {
 	if err := x.json(ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}); err != nil {
 		return err
 	}
+	artifacts := false
 	for _, i := range images {
-		desc, m, err := x.image(ctx, i)
+		desc, m, err := x.export(ctx, i)
 		if err != nil {
 			return fmt.Errorf("image %s: %w", i.record.ID, err)
 		}
 		docker = append(docker, m)
+		artifacts = artifacts || i.record.Artifact != ""
 		if len(i.names) == 0 {
 			index.Manifests = append(index.Manifests, desc)
 		}
@@ -122,10 +127,21 @@ func (x *exporter) all(ctx context.Context, images []*exported) error {
 	if err := x.json(ocispec.ImageIndexFile, index); err != nil {
 		return err
 	}
-	if err := x.json(dockerFile, docker); err != nil {
-		return err
+	if !artifacts {
+		if err := x.json(dockerFile, docker); err != nil {
+			return err
+		}
 	}
 	return x.tar.Close()
+}
+
+// export writes what an image or an artifact consists of.
+func (x *exporter) export(ctx context.Context, i *exported) (ocispec.Descriptor, dockerManifest, error) {
+	if i.record.Artifact != "" {
+		desc, err := x.artifact(ctx, i.record)
+		return desc, dockerManifest{}, err
+	}
+	return x.image(ctx, i)
 }
 
 // image writes the blobs of an image.

@@ -63,18 +63,36 @@ type archived struct {
 }
 
 func (s *Store) importLayer(ctx context.Context, a *archive, i *archived, n int) (*layer, error) {
-	l, err := s.obtain(ctx, i.diffIDs[n], func(pod.LayerProgress) {}, func(ctx context.Context, _ func(pod.LayerProgress)) (*layer, error) {
+	w := &i.layers[n]
+	l, err := s.obtain(ctx, w.origin, func(pod.LayerProgress) {}, func(ctx context.Context, _ func(pod.LayerProgress)) (*layer, error) {
 		f, err := a.open(i.files[n])
 		if err != nil {
 			return nil, err
 		}
 		defer func() { _ = f.Close() }()
-		return s.unpack(ctx, func() {}, f, i.diffIDs[n])
+		blob := io.Reader(f)
+		if w.Blob != "" { // an artifact's has no other digest that could be checked
+			blob = &whole{newVerifier(f, w.Blob)}
+		}
+		return s.unpack(ctx, func() {}, blob, w)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("layer %d of %d: %w", n+1, len(i.files), err)
 	}
 	return l, nil
+}
+
+// whole ends with an error if what passed does not have its digest.
+type whole struct{ *verifier }
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.verifier.Read(p)
+	if errors.Is(err, io.EOF) {
+		if got := w.digester.Digest(); got != w.want {
+			return n, fmt.Errorf("content of %s has digest %s: %w", w.want, got, errdefs.ErrDataLoss)
+		}
+	}
+	return n, err
 }
 
 // archive is a tar whose files were written to numbered files in a directory.
@@ -201,8 +219,12 @@ func (a *archive) dockerImages() ([]*archived, error) {
 			return nil, err
 		}
 		i := &archived{described: &described{id: digest.FromBytes(config).String(), config: config}, files: m.Layers}
-		if i.diffIDs, err = parseConfig(config, len(m.Layers)); err != nil {
+		diffIDs, err := parseConfig(config, len(m.Layers))
+		if err != nil {
 			return nil, fmt.Errorf("config %s: %w", m.Config, err)
+		}
+		for _, id := range diffIDs {
+			i.layers = append(i.layers, wanted{origin: origin{DiffID: id}})
 		}
 		for _, tag := range m.RepoTags {
 			named, err := Normalize(tag)
@@ -229,7 +251,7 @@ func (a *archive) ociImages(ctx context.Context, s *Store) ([]*archived, error) 
 		}
 		i := &archived{described: d, names: ociNames(desc)}
 		for _, l := range d.layers {
-			i.files = append(i.files, blobName(l.Digest))
+			i.files = append(i.files, blobName(l.blob.Digest))
 		}
 		images = append(images, i)
 	}

@@ -11,7 +11,6 @@ import (
 	"regexp"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/image/tree"
@@ -25,19 +24,13 @@ type layer struct {
 
 func (l layerRecord) layer() *layer { return &layer{record: l} }
 
-// is reports whether l holds the layer with this diff id; names are shorter than ids.
-func (l *layer) is(id digest.Digest) error {
-	if l.record.DiffID != id {
-		return fmt.Errorf("layers %s and %s have the same short name: %w", l.record.DiffID, id, errdefs.ErrFailedPrecondition)
+// is reports whether l is made of o; names are shorter than what they stand for.
+func (l *layer) is(o origin) error {
+	if have, want := l.record.identity(), o.identity(); have != want {
+		return fmt.Errorf("layers %s and %s have the same short name: %w", have, want, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }
-
-// nameLength is short because old kernels take all of a mount's layers in one page of options.
-const nameLength = 16
-
-// layerName is the name of the directory of the layer with this diff id.
-func layerName(id digest.Digest) string { return id.Encoded()[:nameLength] }
 
 var layerNames = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
@@ -82,9 +75,9 @@ func (st staged) dir() string    { return filepath.Join(st.top, "dir") }
 func (st staged) record() string { return filepath.Join(st.top, "record") }
 func (st staged) remove() error  { return os.RemoveAll(st.top) }
 
-// unpack makes the layer with this diff id from its possibly compressed tar. The blob's own end must
-// tell that it was whole; abort makes reads of it return soon.
-func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id digest.Digest) (_ *layer, err error) {
+// unpack makes the layer w of its blob. The blob's own end must tell that it was whole; abort makes
+// reads of it return soon.
+func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, w *wanted) (_ *layer, err error) {
 	st, err := s.stage("layer")
 	if err != nil {
 		return nil, err
@@ -94,13 +87,19 @@ func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id dig
 	if err != nil {
 		return nil, err
 	}
-	sum, err := stream(ctx, s.windows, abort, blob, func(tar io.Reader) (unpack.Summary, error) {
-		verified := &verifier{r: tar, digester: id.Algorithm().Digester()}
+	l := layerRecord{Name: w.name(), origin: w.origin}
+	sum, err := stream(ctx, abort, blob, func(blob io.Reader) (*reading, error) {
+		r, broken := w.read(ctx, s.windows, blob)
+		l.AsFile = broken == nil && r.asFile
+		return r, broken
+	}, func(tar io.Reader) (unpack.Summary, error) {
+		verified := newVerifier(tar, w.DiffID)
 		content, broken := unpack.Layer(ctx, st.dir(), verified, s.opts.Limits, rec)
 		if broken != nil {
 			return content, broken
 		}
-		return content, verified.end(id)
+		l.DiffID, broken = verified.end()
+		return content, broken
 	})
 	if err != nil {
 		rec.Abort()
@@ -109,8 +108,9 @@ func (s *Store) unpack(ctx context.Context, abort func(), blob io.Reader, id dig
 	if err := rec.Finish(st.dir(), sum.Xattrs); err != nil {
 		return nil, err
 	}
-	l := layerRecord{Name: layerName(id), DiffID: id, Bytes: sum.Bytes, Root: sum.Root, Implicit: sum.Implicit}.layer()
-	return l, s.install(ctx, l, st)
+	l.Bytes, l.Root, l.Implicit = sum.Bytes, sum.Root, sum.Implicit
+	made := l.layer()
+	return made, s.install(ctx, made, st)
 }
 
 // install gives a finished layer its place, or mends with it the damaged one that has the place:

@@ -26,13 +26,13 @@ type source interface {
 	Read(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error)
 }
 
-// described is what manifest and config say about an image.
+// described is what manifest and config say about an image or an artifact.
 type described struct {
 	id          string
+	artifact    string // type; "" of an image
 	manifest    []byte
 	config      []byte
-	layers      []ocispec.Descriptor // the lowest first
-	diffIDs     []digest.Digest      // as many
+	layers      []wanted // the lowest first
 	annotations map[string]string
 }
 
@@ -73,13 +73,15 @@ func (s *Store) choose(of digest.Digest, data []byte) (ocispec.Descriptor, error
 	if err := json.Unmarshal(data, &index); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("index %s: %w: %w", of, err, errdefs.ErrFailedPrecondition)
 	}
-	var fits, unsaid []ocispec.Descriptor
+	var fits, unsaid, unknown []ocispec.Descriptor
 	var offered []string
 	for _, m := range index.Manifests {
 		switch {
 		case !images.IsManifestType(mediaType(m)) && !images.IsIndexType(mediaType(m)):
 		case m.Platform == nil:
 			unsaid = append(unsaid, m)
+		case m.Platform.OS == "unknown":
+			unknown = append(unknown, m)
 		case s.platform.Match(*m.Platform):
 			fits = append(fits, m)
 		default:
@@ -95,7 +97,11 @@ func (s *Store) choose(of digest.Digest, data []byte) (ocispec.Descriptor, error
 		}
 		return 0
 	})
-	if fits = append(fits, unsaid...); len(fits) == 0 {
+	fits = append(fits, unsaid...)
+	if len(fits) == 0 && len(offered) == 0 { // beside images these are what builders attest about them
+		fits = unknown
+	}
+	if len(fits) == 0 {
 		return ocispec.Descriptor{}, fmt.Errorf("index %s has no image for this platform, only for %v: %w", of, offered, errdefs.ErrNotFound)
 	}
 	return fits[0], nil
@@ -110,25 +116,33 @@ func readManifest(ctx context.Context, src source, desc ocispec.Descriptor) (*de
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
-	config, err := src.Read(ctx, m.Config, maxConfig)
+	config, err := readConfig(ctx, src, m.Config)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	d := &described{id: m.Config.Digest.String(), manifest: data, config: config, layers: m.Layers, annotations: m.Annotations}
-	if d.diffIDs, err = parseConfig(config, len(m.Layers)); err != nil {
-		return nil, fmt.Errorf("config %s: %w", m.Config.Digest, err)
+	d, err := newDescribed(data, m, config)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
 	return d, nil
 }
 
-// parseManifest checks that data is the manifest of an image whose layers can be unpacked.
+// readConfig reads the config from its descriptor where that holds it (artifacts' often do), else from src.
+func readConfig(ctx context.Context, src source, desc ocispec.Descriptor) ([]byte, error) {
+	if len(desc.Data) > 0 && desc.Digest.Algorithm().FromBytes(desc.Data) == desc.Digest {
+		return desc.Data, nil
+	}
+	return src.Read(ctx, desc, maxConfig)
+}
+
+// parseManifest checks that data is a manifest whose layers can be had.
 func parseManifest(data []byte) (*ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
-	if t := m.Config.MediaType; !images.IsConfigType(t) {
-		return nil, fmt.Errorf("its config is %q: this is no container image: %w", t, errdefs.ErrFailedPrecondition)
+	if m.Config.MediaType == "" {
+		return nil, fmt.Errorf("it says no media type of its config: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := m.Config.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("config digest %q: %w: %w", m.Config.Digest, err, errdefs.ErrFailedPrecondition)
@@ -152,8 +166,8 @@ func checkLayer(l ocispec.Descriptor) error {
 	if strings.Contains(t, "foreign") || strings.Contains(t, "nondistributable") {
 		return fmt.Errorf("%s is a foreign layer (%s), which its registry does not serve: %w", l.Digest, t, errdefs.ErrNotImplemented)
 	}
-	if !images.IsLayerType(t) || strings.HasSuffix(t, "+encrypted") {
-		return fmt.Errorf("%s is %q, not a layer that can be unpacked: %w", l.Digest, t, errdefs.ErrNotImplemented)
+	if strings.HasSuffix(t, "+encrypted") {
+		return fmt.Errorf("%s is %q, which nobody here can decrypt: %w", l.Digest, t, errdefs.ErrNotImplemented)
 	}
 	if err := l.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w: %w", l.Digest, err, errdefs.ErrFailedPrecondition)
@@ -162,6 +176,29 @@ func checkLayer(l ocispec.Descriptor) error {
 		return fmt.Errorf("%s has size %d: %w", l.Digest, l.Size, errdefs.ErrFailedPrecondition)
 	}
 	return nil
+}
+
+// newDescribed puts a manifest, which data holds, and its config together.
+func newDescribed(data []byte, m *ocispec.Manifest, config []byte) (*described, error) {
+	d := &described{manifest: data, config: config, annotations: m.Annotations}
+	if t := artifactType(m, config); t != "" {
+		d.id, d.artifact = digest.FromBytes(data).String(), t
+		var err error
+		d.layers, err = artifactLayers(m)
+		return d, err
+	}
+	d.id = m.Config.Digest.String()
+	diffIDs, err := parseConfig(config, len(m.Layers))
+	if err != nil {
+		return nil, fmt.Errorf("config %s: %w", m.Config.Digest, err)
+	}
+	for i, l := range m.Layers {
+		if !images.IsLayerType(l.MediaType) {
+			return nil, fmt.Errorf("layer %d: %s is %q, not a layer that can be unpacked: %w", i+1, l.Digest, l.MediaType, errdefs.ErrNotImplemented)
+		}
+		d.layers = append(d.layers, wanted{origin: origin{DiffID: diffIDs[i]}, blob: l})
+	}
+	return d, nil
 }
 
 // parseConfig checks an image config and returns the digests of its uncompressed layers.

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,20 +17,12 @@ import (
 // file system is being mounted.
 const viewDir = "view"
 
-// PrepareMapped is Prepare for a container in the user namespace of ns, which is pinned: files belong
-// to the same ids inside it as they do without one. The layers are shared with all other containers.
-func (s *Store) PrepareMapped(ctx context.Context, key, imageID string, ns netns.Spec) (string, error) {
-	return s.prepareWith(ctx, key, imageID, func(key string, layers []layerRecord) error {
-		return s.mountMapped(key, layers, ns)
-	})
-}
-
 // MapsIDs says whether the layers can be shown with the ids of the user namespace pinned at userns.
 func (s *Store) MapsIDs(userns string) error { return idmap.Check(s.dir(layersDir), userns) }
 
 // mountMapped mounts the layers over a view of them with mapped ids; overlayfs keeps that view, so it
 // need not stay. What the container writes belongs to its ids on the node and is not mapped.
-func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (err error) {
+func (s *Store) mountMapped(key string, info *rootInfo, ns netns.Spec) (err error) {
 	dir := s.containerDir(key)
 	if err = chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
 		return err
@@ -50,15 +41,9 @@ func (s *Store) mountMapped(key string, layers []layerRecord, ns netns.Spec) (er
 	}
 	defer func() { err = errors.Join(err, unmountAll(view)) }()
 	s.opts.Hook("rootfs/view mounted")
-	m := overlay{dir: ".."}
-	for i := range layers { // overlayfs wants the uppermost first
-		m.lowers = append(m.lowers, layers[len(layers)-1-i].Name)
-	}
-	if len(layers) == 0 {
-		m.lowers = []string{filepath.Join(m.dir, "empty")}
-	}
+	m := newOverlay("..", info)
 	if err = mountIn(view, m.mount); err != nil {
-		return fmt.Errorf("mount overlay of %d layers with mapped ids: %w", len(layers), err)
+		return fmt.Errorf("mount overlay of %d layers with mapped ids: %w", len(info.Layers), err)
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestPrepareMappedShiftsOwnersAndSharesLayers(t *testing.T) {
 		[]labimage.Entry{labimage.File("root", 0o644, "r"), labimage.File("both", 0o644, "low")},
 		[]labimage.Entry{owned(labimage.File("user", 0o644, "u"), 1000), labimage.File("both", 0o644, "high")})))
 	plain := prepare(t, s, "plain", id)
-	mapped, err := s.PrepareMapped(t.Context(), "mapped", id, userns(t, 65536))
+	mapped, err := s.Prepare(t.Context(), image.Mount{Key: "mapped", Image: id, IDs: userns(t, 65536)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestPrepareMappedRefusesOwnersWithoutAnID(t *testing.T) {
 	s := open(t, image.Options{})
 	root := owned(labimage.Dir(".", 0o755), 70000)
 	id := pull(t, s, push(t, r, "app:1", build(t, v1.Config{}, []labimage.Entry{root, labimage.File("f", 0o644, "")})))
-	if _, err := s.PrepareMapped(t.Context(), "c", id, userns(t, 65536)); !errdefs.IsInvalidArgument(err) {
+	if _, err := s.Prepare(t.Context(), image.Mount{Key: "c", Image: id, IDs: userns(t, 65536)}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("PrepareMapped: %v", err)
 	}
 	if keys, err := s.Prepared(t.Context()); len(keys) > 0 || err != nil {

@@ -5,24 +5,19 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// mount mounts the layers, lowest first, with the writable layer of the container key, at the
-// container's rootfs. All paths are given relative to the layers' directory, from a thread that has a
-// working directory of its own: neither the root's length nor the characters in it matter.
-func (s *Store) mount(key string, layers []layerRecord) error {
-	m := overlay{dir: filepath.Join("..", containersDir, key)}
-	for i := range layers { // overlayfs wants the uppermost first
-		m.lowers = append(m.lowers, layers[len(layers)-1-i].Name)
-	}
-	if len(layers) == 0 {
-		m.lowers = []string{filepath.Join(m.dir, "empty")}
-	}
+// mount mounts the layers of the container key at its rootfs, with its writable layer if it has one. All
+// paths are given relative to the layers' directory, from a thread that has a working directory of its
+// own: neither the root's length nor the characters in it matter.
+func (s *Store) mount(key string, info *rootInfo) error {
+	m := newOverlay(filepath.Join("..", containersDir, key), info)
 	if err := mountIn(s.dir(layersDir), m.mount); err != nil {
-		return fmt.Errorf("mount overlay of %d layers: %w", len(layers), err)
+		return fmt.Errorf("mount overlay of %d layers: %w", len(info.Layers), err)
 	}
 	return nil
 }
@@ -48,6 +43,22 @@ func mountIn(dir string, mount func() error) error {
 type overlay struct {
 	lowers []string // the uppermost first
 	dir    string   // of the container
+	// readOnly says that nothing may be written: "upper" is then the uppermost of the lowers.
+	readOnly bool
+}
+
+func newOverlay(dir string, info *rootInfo) *overlay {
+	m := &overlay{dir: dir, readOnly: info.Volume}
+	if m.readOnly {
+		m.lowers = append(m.lowers, filepath.Join(dir, "upper"))
+	}
+	for _, l := range slices.Backward(info.Layers) {
+		m.lowers = append(m.lowers, l.Name)
+	}
+	if len(info.Layers) == 0 {
+		m.lowers = append(m.lowers, filepath.Join(dir, "empty"))
+	}
+	return m
 }
 
 func (m *overlay) mount() error {
@@ -75,8 +86,10 @@ func (m *overlay) mountByDescriptor() error {
 	for _, l := range m.lowers {
 		set("lowerdir+", l)
 	}
-	set("upperdir", filepath.Join(m.dir, "upper"))
-	set("workdir", filepath.Join(m.dir, "work"))
+	if !m.readOnly {
+		set("upperdir", filepath.Join(m.dir, "upper"))
+		set("workdir", filepath.Join(m.dir, "work"))
+	}
 	if err != nil {
 		return err
 	}
@@ -98,11 +111,10 @@ func (m *overlay) mountByOptions() error {
 	for i, l := range m.lowers {
 		lowers[i] = quote(l)
 	}
-	data := strings.Join([]string{
-		"lowerdir=" + strings.Join(lowers, ":"),
-		"upperdir=" + quote(filepath.Join(m.dir, "upper")),
-		"workdir=" + quote(filepath.Join(m.dir, "work")),
-	}, ",")
+	data := "lowerdir=" + strings.Join(lowers, ":")
+	if !m.readOnly {
+		data += ",upperdir=" + quote(filepath.Join(m.dir, "upper")) + ",workdir=" + quote(filepath.Join(m.dir, "work"))
+	}
 	if len(data) >= unix.Getpagesize() {
 		return fmt.Errorf("%d layers do not fit in the mount options of this kernel: %w", len(lowers), unix.E2BIG)
 	}

@@ -133,6 +133,7 @@ func layered(t *testing.T, r *labimage.Server) []string {
 		push(t, r, "one:1", build(t, v1.Config{}, layers[:3]...)),
 		push(t, r, "two:1", build(t, v1.Config{}, layers[1:]...)),
 		push(t, r, "three:1", build(t, v1.Config{User: "3"}, layers...)),
+		push(t, r, "artifact:1", artifact(t, text("weights/big", noise(900_000)), text("card", "card"), tarBlob(t, labimage.Gzip, layers[0]...))),
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -65,7 +64,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *pod.Auth,
 	resolved := time.Now()
 	var bytes int64
 	for _, l := range d.layers {
-		bytes += l.Size
+		bytes += l.blob.Size
 	}
 	id, err = s.assemble(ctx, d, names, func(ctx context.Context, i int) (*layer, error) {
 		return s.fetch(ctx, session, d, i, notify)
@@ -128,15 +127,15 @@ func (s *Store) publish(r *record, names []string) error {
 
 // assemble gets every layer of d, side by side, and makes the image known when all are on the disk.
 func (s *Store) assemble(ctx context.Context, d *described, names []string, get func(context.Context, int) (*layer, error)) (string, error) {
-	held := make([]string, len(d.diffIDs))
-	for i, id := range d.diffIDs {
-		held[i] = layerName(id)
+	held := make([]string, len(d.layers))
+	for i, l := range d.layers {
+		held[i] = l.name()
 	}
 	s.hold(held)
 	defer func() { s.release(held) }()
-	layers := make([]*layer, len(d.diffIDs))
+	layers := make([]*layer, len(d.layers))
 	g, gctx := errgroup.WithContext(ctx)
-	for i := range d.diffIDs {
+	for i := range d.layers {
 		g.Go(func() (err error) {
 			layers[i], err = get(gctx, i)
 			return err
@@ -167,7 +166,7 @@ func (s *Store) assemble(ctx context.Context, d *described, names []string, get 
 
 // record makes the record of an image, or takes over the names that it has already.
 func (s *Store) record(d *described, layers []*layer) *record {
-	r := &record{ID: d.id, Config: d.config, Manifest: d.manifest, Annotations: d.annotations, Pulled: time.Now().UTC()}
+	r := &record{ID: d.id, Artifact: d.artifact, Config: d.config, Manifest: d.manifest, Annotations: d.annotations, Pulled: time.Now().UTC()}
 	for _, l := range layers {
 		r.Layers = append(r.Layers, l.record)
 	}
@@ -181,15 +180,16 @@ func (s *Store) record(d *described, layers []*layer) *record {
 
 // fetch gets layer i of d from its registry, unless it is here or on its way.
 func (s *Store) fetch(ctx context.Context, session *remote.Session, d *described, i int, notify func(pod.LayerProgress)) (*layer, error) {
-	desc := d.layers[i]
-	l, err := s.obtain(ctx, d.diffIDs[i], notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+	w := &d.layers[i]
+	desc := w.blob
+	l, err := s.obtain(ctx, w.origin, notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
 		fetching, abort := context.WithCancel(ctx)
 		defer abort()
 		blob := session.Blob(fetching, desc, func(done int64) {
 			notify(pod.LayerProgress{Digest: desc.Digest.String(), Done: done, Total: desc.Size})
 		})
 		defer func() { _ = blob.Close() }()
-		return s.unpack(ctx, abort, blob, d.diffIDs[i])
+		return s.unpack(ctx, abort, blob, w)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(d.layers), err)
@@ -202,14 +202,14 @@ func (s *Store) fetch(ctx context.Context, session *remote.Session, d *described
 // maker makes a layer that is not there.
 type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
 
-// obtain returns the layer with this diff id: the one that is here, the one that somebody is making,
-// or the one that create makes when it is its turn.
-func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.LayerProgress), create maker) (*layer, error) {
+// obtain returns the layer that is made of o: the one that is here, the one that somebody is making, or
+// the one that create makes when it is its turn.
+func (s *Store) obtain(ctx context.Context, o origin, notify func(pod.LayerProgress), create maker) (*layer, error) {
 	for {
-		if l := s.layer(layerName(id)); l != nil && !s.isDamaged(l.record.Name) {
-			return l, l.is(id)
+		if l := s.layer(o.name()); l != nil && !s.isDamaged(l.record.Name) {
+			return l, l.is(o)
 		}
-		l, joined, err := s.fetches.do(ctx, layerName(id), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+		l, joined, err := s.fetches.do(ctx, o.name(), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
 			select {
 			case s.slots <- struct{}{}:
 				defer func() { <-s.slots }()
@@ -219,7 +219,7 @@ func (s *Store) obtain(ctx context.Context, id digest.Digest, notify func(pod.La
 			return create(ctx, notify)
 		})
 		if err == nil {
-			return l, l.is(id)
+			return l, l.is(o)
 		}
 		// another's attempt failed, perhaps for its own reasons: that says nothing about this one
 		if !joined || ctx.Err() != nil {

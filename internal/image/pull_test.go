@@ -251,9 +251,9 @@ func TestImagesThatCannotRunAreRefused(t *testing.T) {
 		"foreign": {func(m *v1.Manifest) { m.Layers[1].MediaType = types.DockerForeignLayer }, errdefs.IsNotImplemented, "foreign"},
 		"encrypted": {func(m *v1.Manifest) { m.Layers[0].MediaType = types.OCILayer + "+encrypted" },
 			errdefs.IsNotImplemented, "encrypted"},
-		"artifact": {func(m *v1.Manifest) { m.Config.MediaType = "application/vnd.example.chart" },
-			errdefs.IsFailedPrecondition, "no container image"},
-		"fewer": {func(m *v1.Manifest) { m.Layers = m.Layers[:1] }, errdefs.IsFailedPrecondition, "2 layers"},
+		"untyped": {func(m *v1.Manifest) { m.Config.MediaType = "" }, errdefs.IsFailedPrecondition, "media type of its config"},
+		"odd":     {func(m *v1.Manifest) { m.Layers[0].MediaType = "text/plain" }, errdefs.IsNotImplemented, "text/plain"},
+		"fewer":   {func(m *v1.Manifest) { m.Layers = m.Layers[:1] }, errdefs.IsFailedPrecondition, "2 layers"},
 	} {
 		root := t.TempDir()
 		s := open(t, image.Options{Root: root})

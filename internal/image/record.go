@@ -22,22 +22,27 @@ import (
 // record is an image as the disk remembers it: one file a image, written when all its layers are on
 // the disk. A record is never changed in memory either, but replaced.
 type record struct {
-	ID       string        `json:"id"`      // digest of Config
+	ID       string        `json:"id"`      // digest of Config; of Manifest in an artifact, whose config says nothing
 	Tags     []string      `json:"tags"`    // canonical
 	Digests  []string      `json:"digests"` // name@digest of the manifest or index that was asked for
 	Layers   []layerRecord `json:"layers"`  // the lowest first
 	Config   []byte        `json:"config"`
 	Manifest []byte        `json:"manifest,omitempty"`
+	// Artifact is the type of an artifact; "" says that this is an image, which containers can run.
+	Artifact string `json:"artifact,omitempty"`
 	// Annotations are the manifest's.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Pulled      time.Time         `json:"pulled"`
 
-	decoded *ocispec.Image // Config
+	decoded *ocispec.Image // Config; of an artifact nothing
 }
 
 // decode makes r ready for use.
 func (r *record) decode() error {
 	r.decoded = new(ocispec.Image)
+	if r.Artifact != "" {
+		return nil
+	}
 	if err := json.Unmarshal(r.Config, r.decoded); err != nil {
 		return fmt.Errorf("config of image %s: %w", r.ID, err)
 	}
@@ -46,19 +51,30 @@ func (r *record) decode() error {
 
 // layerRecord names a layer's directory and what it holds.
 type layerRecord struct {
-	Name   string        `json:"name"`   // of the directory below layers
-	DiffID digest.Digest `json:"diffID"` // of the uncompressed tar
-	Bytes  int64         `json:"bytes"`
+	Name string `json:"name"` // of the directory below layers
+	origin
+	// AsFile says that an artifact's blob is the layer's one file.
+	AsFile bool  `json:"asFile,omitempty"`
+	Bytes  int64 `json:"bytes"`
 	// Root says that the layer describes the root directory.
 	Root bool `json:"root,omitempty"`
 	// Implicit are directories that the layer has but does not describe.
 	Implicit []string `json:"implicit,omitempty"`
 }
 
+// self is what ID is the digest of.
+func (r *record) self() []byte {
+	if r.Artifact != "" {
+		return r.Manifest
+	}
+	return r.Config
+}
+
 func (r *record) image(pinned func(string) bool) *pod.Image {
 	config := r.decoded
 	img := &pod.Image{
 		ID:          r.ID,
+		Artifact:    r.Artifact,
 		Tags:        slices.Clone(r.Tags),
 		Digests:     slices.Clone(r.Digests),
 		User:        config.Config.User,
@@ -193,7 +209,7 @@ func (s *Store) readRecord(path string) (*record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
 	}
-	if got := digest.FromBytes(r.Config).String(); got != r.ID || s.recordPath(r.ID) != path {
+	if got := digest.FromBytes(r.self()).String(); got != r.ID || s.recordPath(r.ID) != path {
 		return nil, fmt.Errorf("it is named %q, calls itself %q and holds %q: %w", filepath.Base(path), r.ID, got, errdefs.ErrDataLoss)
 	}
 	for _, l := range r.Layers {

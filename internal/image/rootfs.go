@@ -17,12 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/atomicfile"
+	"gantry/internal/netns"
 )
 
 // rootInfo is what a prepared container refers to: containers/<key>/info.json.
 type rootInfo struct {
 	Image  string        `json:"image"`
 	Layers []layerRecord `json:"layers"` // the lowest first
+	Volume bool          `json:"volume,omitempty"`
 }
 
 func (s *Store) containerDir(key string) string { return filepath.Join(s.dir(containersDir), key) }
@@ -34,44 +36,49 @@ func checkKey(key string) error {
 	return nil
 }
 
-// Prepare mounts a root file system of the image for the container key and returns its path. A second
-// call returns what the first mounted; after a reboot it mounts the same layers again. The image may
-// be removed while the container is there.
-func (s *Store) Prepare(ctx context.Context, key, imageID string) (string, error) {
-	return s.prepareWith(ctx, key, imageID, s.mount)
+// Mount says what Prepare mounts.
+type Mount struct {
+	Key   string // names the mount: a container's, or made of it
+	Image string // its name or id
+	// Volume mounts it without a writable layer, for containers to read. Artifacts can be mounted in no
+	// other way: they are no root file system.
+	Volume bool
+	// IDs, if they have a user namespace, is the pinned one in which files are to belong to the same ids
+	// as they do without one.
+	IDs netns.Spec
 }
 
-// prepareWith prepares a root file system that mount mounts.
-func (s *Store) prepareWith(ctx context.Context, key, imageID string, mount mounter) (string, error) {
-	if err := checkKey(key); err != nil {
+// Prepare mounts an image and returns the path. A second call with the key returns what the first
+// mounted; after a reboot it mounts the same layers again. The layers are shared with all other mounts,
+// and the image may be removed while this one is there. An artifact that is to be a root file system is
+// ErrFailedPrecondition.
+func (s *Store) Prepare(ctx context.Context, m Mount) (string, error) {
+	if err := checkKey(m.Key); err != nil {
 		return "", err
 	}
-	unlock, err := s.keys.Lock(ctx, key)
+	unlock, err := s.keys.Lock(ctx, m.Key)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	path, err := s.prepare(key, imageID, mount)
+	path, err := s.prepare(&m)
 	if err != nil {
 		return "", fmt.Errorf("prepare root file system: %w", err)
 	}
 	return path, nil
 }
 
-// mounter mounts the root file system of the container key, whose directories are there.
-type mounter func(key string, layers []layerRecord) error
-
-func (s *Store) prepare(key, imageID string, mount mounter) (_ string, err error) {
-	dir := s.containerDir(key)
+func (s *Store) prepare(m *Mount) (_ string, err error) {
+	dir := s.containerDir(m.Key)
 	root := filepath.Join(dir, "rootfs")
-	info, fresh, err := s.claim(key, imageID)
+	info, fresh, err := s.claim(m)
 	if err != nil {
 		return "", err
 	}
 	if fresh {
 		defer func() {
 			if err != nil {
-				err = errors.Join(err, s.forget(key))
+				err = errors.Join(err, s.forget(m.Key))
 			}
 		}()
 		if err = s.makeContainer(dir, info); err != nil {
@@ -86,24 +93,32 @@ func (s *Store) prepare(key, imageID string, mount mounter) (_ string, err error
 		return "", err
 	}
 	s.opts.Hook("rootfs/recorded")
-	err = mount(key, info.Layers)
+	if m.IDs.User == "" {
+		err = s.mount(m.Key, info)
+	} else {
+		err = s.mountMapped(m.Key, info, m.IDs)
+	}
 	s.opts.Hook("rootfs/mounted")
 	return root, err
 }
 
-// claim makes key refer to the image's layers, so that they stay.
-func (s *Store) claim(key, imageID string) (info *rootInfo, fresh bool, err error) {
+// claim makes the mount's key refer to the image's layers, so that they stay.
+func (s *Store) claim(m *Mount) (info *rootInfo, fresh bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if info = s.containers[key]; info != nil {
+	if info = s.containers[m.Key]; info != nil {
 		return info, false, nil
 	}
-	r, err := s.index.find(imageID)
+	r, err := s.index.find(m.Image)
 	if err != nil {
 		return nil, false, err
 	}
-	info = &rootInfo{Image: r.ID, Layers: r.Layers}
-	s.containers[key] = info
+	if r.Artifact != "" && !m.Volume {
+		return nil, false, fmt.Errorf("%s is an artifact (%s): it can be mounted as a volume, and is no container image: %w",
+			m.Image, r.Artifact, errdefs.ErrFailedPrecondition)
+	}
+	info = &rootInfo{Image: r.ID, Layers: r.Layers, Volume: m.Volume}
+	s.containers[m.Key] = info
 	return info, true, nil
 }
 
@@ -134,8 +149,8 @@ func (s *Store) makeContainer(dir string, info *rootInfo) error {
 	return atomicfile.Write(filepath.Join(dir, "info.json"), data, 0o600)
 }
 
-// copyRoot gives the writable layer the owner and mode that the image's root directory has: overlayfs
-// shows those of the uppermost layer, whatever lower ones say.
+// copyRoot gives the uppermost layer, which a volume has too though nobody writes there, the owner and
+// mode that the image's root directory has: overlayfs shows those, whatever lower ones say.
 func (s *Store) copyRoot(upper string, layers []layerRecord) error {
 	for _, l := range slices.Backward(layers) {
 		if !l.Root {

@@ -150,11 +150,11 @@ func TestImageWithoutLayers(t *testing.T) {
 func TestPrepareOfWhatIsNotThere(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, image.Options{Root: root})
-	if _, err := s.Prepare(t.Context(), "c", "sha256:"+strings.Repeat("0", 64)); !errdefs.IsNotFound(err) {
+	if _, err := s.Prepare(t.Context(), image.Mount{Key: "c", Image: "sha256:" + strings.Repeat("0", 64)}); !errdefs.IsNotFound(err) {
 		t.Errorf("absent image: %v", err)
 	}
 	for _, key := range []string{"", ".", "..", "../x", "a/b"} {
-		if _, err := s.Prepare(t.Context(), key, "x"); !errdefs.IsInvalidArgument(err) {
+		if _, err := s.Prepare(t.Context(), image.Mount{Key: key, Image: "x"}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("key %q: %v", key, err)
 		}
 	}
@@ -184,7 +184,7 @@ func TestRootfsAfterAReboot(t *testing.T) {
 	if keys, _ := s.Prepared(t.Context()); fmt.Sprint(keys) != "[c torn]" {
 		t.Errorf("prepared are %v", keys)
 	}
-	if again, err := s.Prepare(t.Context(), "c", id); err != nil || again != rootfs || read(t, rootfs, "written") != "w" {
+	if again, err := s.Prepare(t.Context(), image.Mount{Key: "c", Image: id}); err != nil || again != rootfs || read(t, rootfs, "written") != "w" {
 		t.Errorf("prepared again: %q, %v", again, err)
 	}
 	for _, key := range []string{"c", "torn"} {

@@ -66,7 +66,7 @@ func pull(t *testing.T, s *image.Store, ref string) string {
 // prepare mounts the image and releases it when the test ends.
 func prepare(t *testing.T, s *image.Store, key, id string) string {
 	t.Helper()
-	root, err := s.Prepare(t.Context(), key, id)
+	root, err := s.Prepare(t.Context(), image.Mount{Key: key, Image: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestPulledImageRunsFromItsRootfs(t *testing.T) {
 	if err = os.WriteFile(filepath.Join(rootfs, "etc/passwd"), []byte("changed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Prepare(t.Context(), "c1", id)
+	again, err := s.Prepare(t.Context(), image.Mount{Key: "c1", Image: id})
 	if err != nil || again != rootfs || read(t, rootfs, "etc/passwd") != "changed" {
 		t.Errorf("a second Prepare gave %q, %v and did not keep what was mounted", again, err)
 	}

@@ -39,14 +39,16 @@ func (w windows) take(ctx context.Context, head []byte) (release func(), err err
 	return func() { w.Release(n) }, nil
 }
 
-// stream runs download, decompression and consume side by side. It reads blob to its end even where
-// the compressed stream ends before, because only the end tells that the blob was whole. Content that
-// makes no sense is explained by a blob that was not what it should be, if that is so. Abort makes
+// stream runs download, decompression (open) and consume side by side. It reads blob to its end even
+// where the compressed stream ends before, because only the end tells that the blob was whole. Content
+// that makes no sense is explained by a blob that was not what it should be, if that is so. Abort makes
 // reads of blob return soon.
-func stream[T any](ctx context.Context, w windows, abort func(), blob io.Reader, consume func(io.Reader) (T, error)) (T, error) {
+func stream[T any](ctx context.Context, abort func(), blob io.Reader,
+	open func(io.Reader) (*reading, error), consume func(io.Reader) (T, error),
+) (T, error) {
 	compressed := readAhead(ctx, blob)
 	defer func() { abort(); compressed.stop() }()
-	v, err := decompressed(ctx, w, compressed, consume)
+	v, err := opened(ctx, compressed, open, consume)
 	switch {
 	case compressed.failure != nil:
 		return v, compressed.failure
@@ -60,15 +62,17 @@ func stream[T any](ctx context.Context, w windows, abort func(), blob io.Reader,
 	return v, err
 }
 
-// decompressed runs consume on the content of compressed, decompressing in a goroutine that has ended
+// opened runs consume on what open makes of compressed, decompressing in a goroutine that has ended
 // when it returns.
-func decompressed[T any](ctx context.Context, w windows, compressed *ahead, consume func(io.Reader) (T, error)) (v T, err error) {
-	plain, done, err := decompress(ctx, w, compressed)
+func opened[T any](ctx context.Context, compressed *ahead,
+	open func(io.Reader) (*reading, error), consume func(io.Reader) (T, error),
+) (v T, err error) {
+	r, err := open(compressed)
 	if err != nil {
 		return v, err
 	}
-	defer done()
-	tar := readAhead(ctx, plain)
+	defer r.done()
+	tar := readAhead(ctx, r.tar)
 	defer tar.stop()
 	return consume(tar)
 }
@@ -79,8 +83,7 @@ var (
 )
 
 // decompress finds the compression by its first bytes: media types are often wrong about it.
-func decompress(ctx context.Context, w windows, r io.Reader) (plain io.Reader, done func(), err error) {
-	br := bufio.NewReaderSize(r, pieceSize)
+func decompress(ctx context.Context, w windows, br *bufio.Reader) (plain io.Reader, done func(), err error) {
 	head, err := br.Peek(len(zstdMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
@@ -128,7 +131,16 @@ func (d *decoded) Read(p []byte) (int, error) {
 // verifier takes the digest of what passes through it.
 type verifier struct {
 	r        io.Reader
+	want     digest.Digest // "" if it is not known
 	digester digest.Digester
+}
+
+func newVerifier(r io.Reader, want digest.Digest) *verifier {
+	algorithm := digest.Canonical
+	if want != "" {
+		algorithm = want.Algorithm()
+	}
+	return &verifier{r: r, want: want, digester: algorithm.Digester()}
 }
 
 func (v *verifier) Read(p []byte) (int, error) {
@@ -137,12 +149,13 @@ func (v *verifier) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end compares the digest of all that was read with want.
-func (v *verifier) end(want digest.Digest) error {
-	if got := v.digester.Digest(); got != want {
-		return fmt.Errorf("the layer's content has diff id %s, its config says %s: %w", got, want, errdefs.ErrDataLoss)
+// end returns the digest of all that was read, which must be the one that is wanted.
+func (v *verifier) end() (digest.Digest, error) {
+	got := v.digester.Digest()
+	if v.want != "" && got != v.want {
+		return got, fmt.Errorf("the layer's content has diff id %s, its config says %s: %w", got, v.want, errdefs.ErrDataLoss)
 	}
-	return nil
+	return got, nil
 }
 
 // ahead reads a stream in a goroutine of its own.

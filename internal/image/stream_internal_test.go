@@ -48,7 +48,8 @@ func TestWideWindowsAreNotHeldAtOnce(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 2 {
 				wg.Go(func() {
-					_, err := stream(t.Context(), w, func() {}, bytes.NewReader(blob), func(r io.Reader) (int64, error) {
+					open := func(r io.Reader) (*reading, error) { return new(wanted).read(t.Context(), w, r) }
+					_, err := stream(t.Context(), func() {}, bytes.NewReader(blob), open, func(r io.Reader) (int64, error) {
 						mu.Lock()
 						now++
 						if most = max(most, now); most == 2 {

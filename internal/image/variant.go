@@ -175,7 +175,7 @@ func (s *Store) variant(ctx context.Context, l *layer, changes map[string]attrib
 
 func variantName(l *layer, changes map[string]attributes) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s", l.record.DiffID)
+	fmt.Fprint(h, l.record.identity())
 	for _, dir := range slices.Sorted(maps.Keys(changes)) {
 		a := changes[dir]
 		fmt.Fprintf(h, "\x00%q %o %d %d", dir, a.mode, a.uid, a.gid)

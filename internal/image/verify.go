@@ -188,13 +188,12 @@ func (s *Store) refetch(ctx context.Context, r *record) error {
 	if len(r.Digests) == 0 || len(r.Manifest) == 0 {
 		return fmt.Errorf("the image came from no registry; import it again: %w", errdefs.ErrFailedPrecondition)
 	}
-	d := &described{id: r.ID, manifest: r.Manifest, config: r.Config, annotations: r.Annotations}
 	m, err := parseManifest(r.Manifest)
 	if err != nil {
 		return err
 	}
-	d.layers = m.Layers
-	if d.diffIDs, err = parseConfig(r.Config, len(d.layers)); err != nil {
+	d, err := newDescribed(r.Manifest, m, r.Config)
+	if err != nil {
 		return err
 	}
 	var errs []error
@@ -285,7 +284,7 @@ func (s *Store) markSharing(l layerRecord, contents bool) error {
 	s.mu.Unlock()
 	errs := []error{s.markDamaged(l.Name)}
 	for name, other := range all {
-		if contents && name != l.Name && other.record.DiffID == l.DiffID {
+		if contents && name != l.Name && other.record.identity() == l.identity() {
 			errs = append(errs, s.markDamaged(name))
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -102,8 +103,8 @@ func Layer(data []byte, c Compression) (v1.Layer, error) {
 	switch c {
 	case Zstd:
 		mediaType = types.OCILayerZStd
-	case None:
-		mediaType = types.OCIUncompressedLayer
+	case None: // package tarball would compress it all the same
+		return static.NewLayer(data, types.OCIUncompressedLayer), nil
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	return tarball.LayerFromOpener(open, tarball.WithCompression(c), tarball.WithMediaType(mediaType))

@@ -13,8 +13,10 @@ type Image struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Pinned      bool              `json:"pinned,omitempty"` // the kubelet's garbage collection spares it
-	Config      ImageConfig       `json:"config"`
-	Pulled      time.Time         `json:"pulled"`
+	// Artifact is the type of an OCI artifact, which can be mounted but not run; "" is an image.
+	Artifact string      `json:"artifact,omitempty"`
+	Config   ImageConfig `json:"config"`
+	Pulled   time.Time   `json:"pulled"`
 }
 
 // ImageConfig is what an image says about how to run it (OCI image config).

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/engine"
+	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/ociruntime"
 	"gantry/internal/ocispec"
@@ -155,7 +156,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := e.prepareRootfs(ctx, string(c.Key), req.Image.ID, sandbox.Namespaces)
+	rootfs, err := e.opts.Rootfs.Prepare(ctx, image.Mount{Key: string(c.Key), Image: req.Image.ID, IDs: sandbox.Namespaces})
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
 	"gantry/internal/engine/native"
+	"gantry/internal/image"
 	"gantry/internal/pod"
 )
 
@@ -215,7 +216,7 @@ func TestWhatACrashLeftOfAContainer(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(p.opts.StateDir, "containers", string(key)), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.opts.Rootfs.Prepare(t.Context(), string(key), p.image.ID); err != nil {
+	if _, err := p.opts.Rootfs.Prepare(t.Context(), image.Mount{Key: string(key), Image: p.image.ID}); err != nil {
 		t.Fatal(err)
 	}
 	inv, err := p.List(t.Context())

@@ -29,6 +29,7 @@ import (
 
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
+	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/netns"
 	"gantry/internal/ociruntime"
@@ -60,12 +61,10 @@ type KeeperObserver interface {
 	Watch(ctx context.Context) (<-chan keeper.Event, error)
 }
 
-// Rootfs makes root file systems of images.
+// Rootfs makes root file systems and volumes of images.
 type Rootfs interface {
-	Prepare(ctx context.Context, key, imageID string) (rootfs string, err error)
-	// PrepareMapped is Prepare in the user namespace of ns; MapsIDs says whether it can work in the one
-	// that is pinned at userns.
-	PrepareMapped(ctx context.Context, key, imageID string, ns netns.Spec) (rootfs string, err error)
+	Prepare(ctx context.Context, m image.Mount) (path string, err error)
+	// MapsIDs says whether Prepare can map ids as the user namespace does that is pinned at userns.
 	MapsIDs(userns string) error
 	// Release removes what Prepare made; absent is no error.
 	Release(ctx context.Context, key string) error

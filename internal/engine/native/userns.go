@@ -1,7 +1,6 @@
 package native
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -122,13 +121,6 @@ func rootOf(ns netns.Spec) ocispec.Owner {
 	uid, _ := netns.HostID(ns.UIDs, 0) // checkUser saw to it
 	gid, _ := netns.HostID(ns.GIDs, 0)
 	return ocispec.Owner{UID: int(uid), GID: int(gid)}
-}
-
-func (e *Engine) prepareRootfs(ctx context.Context, key, imageID string, ns netns.Spec) (string, error) {
-	if ns.User == "" {
-		return e.opts.Rootfs.Prepare(ctx, key, imageID)
-	}
-	return e.opts.Rootfs.PrepareMapped(ctx, key, imageID, ns)
 }
 
 // mapMounts mounts the sources that are to have mapped ids in the container's directory and makes

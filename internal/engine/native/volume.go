@@ -7,13 +7,14 @@ import (
 	"strconv"
 	"strings"
 
+	"gantry/internal/image"
 	"gantry/internal/netns"
 	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 )
 
-// An image volume is a root file system of its image that nobody writes to. Its key is the container's
-// with a number.
+// An image volume is prepared as its container's root file system is. Its key is the container's with a
+// number.
 const volumeMark = ".volume-"
 
 // volumeOwner is the container that a prepared root file system belongs to.
@@ -30,7 +31,9 @@ func (e *Engine) mountImages(ctx context.Context, key pod.Key, mounts []pod.Moun
 		if m.Image == "" {
 			continue
 		}
-		root, err := e.prepareRootfs(ctx, string(key)+volumeMark+strconv.Itoa(i), m.Image, ns)
+		root, err := e.opts.Rootfs.Prepare(ctx, image.Mount{
+			Key: string(key) + volumeMark + strconv.Itoa(i), Image: m.Image, Volume: true, IDs: ns,
+		})
 		if err != nil {
 			return fmt.Errorf("mount %s: image %s: %w", m.ContainerPath, m.Image, err)
 		}

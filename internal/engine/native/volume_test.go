@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"gantry/internal/image"
 	"gantry/internal/pod"
 )
 
@@ -62,7 +63,7 @@ func TestImageVolumesThatCannotBeLeaveNothing(t *testing.T) {
 func TestImageVolumesAreFoundAfterACrash(t *testing.T) {
 	p := newStation(t, "crun").newPod(t)
 	key := pod.NewKey()
-	if _, err := p.opts.Rootfs.Prepare(t.Context(), string(key)+".volume-0", p.image.ID); err != nil {
+	if _, err := p.opts.Rootfs.Prepare(t.Context(), image.Mount{Key: string(key) + ".volume-0", Image: p.image.ID, Volume: true}); err != nil {
 		t.Fatal(err)
 	}
 	inv, err := p.List(t.Context())

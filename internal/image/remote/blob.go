@@ -130,7 +130,9 @@ func (b *blob) again(err error) error {
 	if errors.Is(err, io.EOF) { // the connection ended early but cleanly
 		err = fmt.Errorf("%w after %d of %d bytes", io.ErrUnexpectedEOF, b.done, b.desc.Size)
 	}
-	err = b.watch.classify(err)
+	if err = b.watch.classify(err); wrongSize(err) {
+		err = fmt.Errorf("the blob does not have the %d bytes that it should have: %w: %w", b.desc.Size, err, errdefs.ErrDataLoss)
+	}
 	b.drop()
 	b.failed++
 	if !temporary(err) || b.failed >= b.session.client.opts.Attempts {

@@ -65,3 +65,10 @@ func rangeRefused(err error) bool {
 	var status remoteerrors.ErrUnexpectedStatus
 	return errors.As(err, &status) && status.StatusCode == http.StatusRequestedRangeNotSatisfiable
 }
+
+// wrongSize says that a blob is shorter or longer than its descriptor has it: the rest of it was asked
+// for and there is none, or the registry library was sent more.
+func wrongSize(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return rangeRefused(err) || errdefs.IsFailedPrecondition(err) && !errors.As(err, &status)
+}
