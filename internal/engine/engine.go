@@ -68,8 +68,9 @@ type Containers interface {
 	// CreateContainer prepares the root file system from the image, the log and the process up to
 	// the point where StartContainer only has to let it go.
 	CreateContainer(ctx context.Context, req *Create) (Created, error)
-	// StartContainer lets the container's process run.
-	StartContainer(ctx context.Context, key pod.Key) error
+	// StartContainer lets the container's process run. Of one that runs it says the same again; one
+	// that has ended is no error.
+	StartContainer(ctx context.Context, key pod.Key) (Started, error)
 	// SignalContainer sends a signal to the main process, or to every process of the container's
 	// cgroup. A container that has ended is no error.
 	SignalContainer(ctx context.Context, key pod.Key, s Signal) error
@@ -99,7 +100,14 @@ type Created struct {
 	Pid        int
 	CgroupPath string // begins with "/", below the cgroup mount; the same in every v1 hierarchy
 	StopSignal string // the image's stop signal where it has one
-	User       User   // who the main process runs as
+	User       *User  // who the main process runs as; nil where the engine does not know
+}
+
+// Started is what only the start tells on an engine that has no process before. Zero fields leave
+// what Created said.
+type Started struct {
+	Pid        int
+	CgroupPath string
 }
 
 // User is the identity a container's process was given.
@@ -208,6 +216,12 @@ type ImagePorter interface {
 // Dialer is an optional power: connections into a sandbox that is not a network namespace.
 type Dialer interface {
 	Dial(ctx context.Context, key pod.Key, port int32) (io.ReadWriteCloser, error)
+}
+
+// LogReopener is an optional power: opening a container's log anew after it was renamed away, where
+// the keeper does not write it.
+type LogReopener interface {
+	ReopenLog(ctx context.Context, key pod.Key) error
 }
 
 // Stater is an optional power: statistics of a container that has no cgroup on the node.

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,8 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 		m.failStart(context.WithoutCancel(ctx), c, err)
 		return fmt.Errorf("start container: %w", err)
 	}
-	if err := m.engineStart(ctx, c); err != nil {
+	started, err := m.engineStart(ctx, c)
+	if err != nil {
 		if !errdefs.IsUnavailable(err) { // else it may be started when the engine answers again
 			m.failStart(context.WithoutCancel(ctx), c, err)
 		}
@@ -55,12 +57,14 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	if err := m.reached(OpStartContainer, pointStarted); err != nil {
 		return err
 	}
-	err := c.mark(m.log, func(is *pod.Container) (*pod.Container, error) {
+	err = c.mark(m.log, func(is *pod.Container) (*pod.Container, error) {
 		n := *is
 		n.StartedAt = began
+		n.CgroupPath = cmp.Or(started.CgroupPath, n.CgroupPath)
 		if n.State == pod.ContainerExited { // its exit was quicker than the answer
 			return &n, nil
 		}
+		n.Pid = cmp.Or(started.Pid, n.Pid)
 		return n.To(pod.ContainerRunning)
 	})
 	if err != nil {
@@ -73,10 +77,10 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	return nil
 }
 
-func (m *Manager) engineStart(ctx context.Context, c *containerEntry) error {
+func (m *Manager) engineStart(ctx context.Context, c *containerEntry) (engine.Started, error) {
 	unlock, err := m.locks.Lock(ctx, c.key)
 	if err != nil {
-		return err
+		return engine.Started{}, err
 	}
 	defer unlock()
 	return c.pod.engine.StartContainer(ctx, c.key)

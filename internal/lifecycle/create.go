@@ -164,8 +164,7 @@ func (m *Manager) engineCreate(ctx context.Context, c *containerEntry) error {
 	c.note(func(is pod.Container) *pod.Container {
 		is.ID, is.Pid, is.CgroupPath = created.ID, created.Pid, created.CgroupPath
 		is.StopSignal = cmp.Or(is.Spec.StopSignal, created.StopSignal, c.create.Image.Config.StopSignal, "SIGTERM")
-		user := created.User
-		is.User = &user
+		is.User = created.User
 		return &is
 	})
 	return nil

@@ -92,6 +92,9 @@ func (m *Manager) ReopenLog(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if r, ok := c.pod.engine.(engine.LogReopener); ok {
+		return r.ReopenLog(ctx, c.key)
+	}
 	if m.opts.Logs == nil {
 		return fmt.Errorf("reopen the log of container %s: %w", id, errdefs.ErrNotImplemented)
 	}

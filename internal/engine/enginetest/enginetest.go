@@ -190,11 +190,17 @@ func (b *bench) made(req *engine.Create) pod.Key {
 	return req.Spec.Key
 }
 
+func (b *bench) start(key pod.Key) {
+	b.t.Helper()
+	_, err := b.Engine.StartContainer(b.ctx, key)
+	b.must("start container", err)
+}
+
 // running makes and starts a container.
 func (b *bench) running(s *sandbox, command []string) pod.Key {
 	b.t.Helper()
 	key := b.container(s, command)
-	b.must("start container", b.Engine.StartContainer(b.ctx, key))
+	b.start(key)
 	return key
 }
 

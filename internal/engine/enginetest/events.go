@@ -71,7 +71,7 @@ func (b *bench) ready(s *sandbox, command []string) pod.Key {
 	req := b.request(s, command)
 	key := b.made(req)
 	if !strings.Contains(strings.Join(command, " "), "echo ready") {
-		b.must("start container", b.Engine.StartContainer(b.ctx, key))
+		b.start(key)
 		return key
 	}
 	out := make(chan struct{})
@@ -80,7 +80,7 @@ func (b *bench) ready(s *sandbox, command []string) pod.Key {
 	b.t.Cleanup(cancel)
 	attached := make(chan error, 1)
 	go func() { attached <- b.Engine.Attach(ctx, key, engine.IO{Stdout: w}) }()
-	b.must("start container", b.Engine.StartContainer(b.ctx, key))
+	b.start(key)
 	b.waitReady(req.Spec.LogPath, out)
 	return key
 }

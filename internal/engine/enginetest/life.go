@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -52,7 +53,7 @@ func repeats(t *testing.T, b *bench) {
 		t.Errorf("the container's cgroup %s is not below the sandbox's, %s", created.CgroupPath, above)
 	}
 	for range 2 {
-		b.must("start container", b.Engine.StartContainer(b.ctx, key))
+		b.start(key)
 	}
 	for range 2 {
 		b.must("remove container", b.Engine.RemoveContainer(b.ctx, key))
@@ -76,9 +77,10 @@ func undoNothing(_ *testing.T, b *bench) {
 
 func unknownKeys(t *testing.T, b *bench) {
 	key := pod.NewKey()
+	_, startErr := b.Engine.StartContainer(b.ctx, key)
 	_, execErr := b.Engine.Exec(b.ctx, key, &engine.Exec{Args: b.Commands.Exit("0")})
 	for act, err := range map[string]error{
-		"start":  b.Engine.StartContainer(b.ctx, key),
+		"start":  startErr,
 		"update": b.Engine.UpdateContainer(b.ctx, key, &pod.Resources{CPUShares: 100}),
 		"attach": b.Engine.Attach(b.ctx, key, engine.IO{}),
 		"exec":   execErr,
@@ -102,9 +104,17 @@ func containerLife(t *testing.T, b *bench) {
 	if info := b.find(key); info == nil || info.State != pod.ContainerCreated || info.ID != created.ID {
 		t.Fatalf("List shows %+v; want it created as %s", info, created.ID)
 	}
-	b.must("start container", b.Engine.StartContainer(b.ctx, key))
-	if info := b.find(key); info == nil || info.State != pod.ContainerRunning || info.Pid <= 0 || info.Exit != nil {
+	started, err := b.Engine.StartContainer(b.ctx, key)
+	b.must("start container", err)
+	info := b.find(key)
+	if info == nil || info.State != pod.ContainerRunning || info.Pid <= 0 || info.Exit != nil {
 		t.Fatalf("List shows %+v; want it running with a pid", info)
+	}
+	if pid := cmp.Or(started.Pid, created.Pid); pid != info.Pid {
+		t.Errorf("it was created and started as process %d, and List shows %d", pid, info.Pid)
+	}
+	if path := cmp.Or(started.CgroupPath, created.CgroupPath); path != info.CgroupPath {
+		t.Errorf("it was created and started in %q, and List shows %q", path, info.CgroupPath)
 	}
 	events := b.watch()
 	b.must("kill", b.Engine.SignalContainer(b.ctx, key, engine.Signal{Name: "SIGKILL"}))
@@ -155,7 +165,7 @@ func concurrent(t *testing.T, b *bench) {
 				t.Error("create container:", err)
 				return
 			}
-			if err := b.Engine.StartContainer(b.ctx, req.Spec.Key); err != nil {
+			if _, err := b.Engine.StartContainer(b.ctx, req.Spec.Key); err != nil {
 				t.Error("start container:", err)
 			}
 		})

@@ -143,7 +143,7 @@ func attach(t *testing.T, b *bench) {
 	req := b.request(s, b.Commands.Cat)
 	req.Spec.Stdin = true
 	key := b.made(req)
-	b.must("start container", b.Engine.StartContainer(b.ctx, key))
+	b.start(key)
 	r, w := io.Pipe()
 	defer func() { _ = w.Close() }()
 	back, out := io.Pipe()

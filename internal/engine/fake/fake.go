@@ -173,17 +173,17 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 }
 
 // StartContainer implements engine.Containers.
-func (e *Engine) StartContainer(ctx context.Context, key pod.Key) error {
-	return e.act(ctx, "StartContainer", func() error {
+func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Started, error) {
+	return call(ctx, e, "StartContainer", func() (engine.Started, error) {
 		c := e.containers[key]
 		switch {
 		case c == nil:
-			return notFound("container", key)
+			return engine.Started{}, notFound("container", key)
 		case c.state == pod.ContainerCreated:
 			c.state = pod.ContainerRunning
 			e.begin(c)
 		}
-		return nil
+		return engine.Started{Pid: c.created.Pid, CgroupPath: c.created.CgroupPath}, nil
 	})
 }
 

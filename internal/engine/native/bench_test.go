@@ -47,7 +47,7 @@ func onePod(b *testing.B, s *station, spent map[string]time.Duration) {
 			_, err := s.CreateContainer(ctx, &engine.Create{Spec: c, Sandbox: &pod.Sandbox{Spec: *spec}, Files: files, Image: s.image})
 			return err
 		}},
-		{"start", func(ctx context.Context) error { return s.StartContainer(ctx, c.Key) }},
+		{"start", func(ctx context.Context) error { _, err := s.StartContainer(ctx, c.Key); return err }},
 		{"exec", func(ctx context.Context) error {
 			_, err := s.Exec(ctx, c.Key, &engine.Exec{Args: []string{"/bin/true"}})
 			return err

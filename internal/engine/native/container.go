@@ -245,8 +245,8 @@ func (e *Engine) completeRootfs(rootfs string, req *engine.Create, owner ocispec
 	return ocispec.MakeDirs(rootfs, owner, append(dirs, work)...)
 }
 
-func podUser(u ocispec.User) engine.User {
-	p := engine.User{UID: int64(u.UID), GID: int64(u.GID)}
+func podUser(u ocispec.User) *engine.User {
+	p := &engine.User{UID: int64(u.UID), GID: int64(u.GID)}
 	for _, g := range u.Groups {
 		p.Groups = append(p.Groups, int64(g))
 	}
@@ -254,8 +254,8 @@ func podUser(u ocispec.User) engine.User {
 }
 
 // StartContainer lets the container's process run. One that runs, or has ended, is left alone.
-func (e *Engine) StartContainer(ctx context.Context, key pod.Key) error {
-	return e.opts.Keeper.Start(ctx, string(key))
+func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Started, error) {
+	return engine.Started{}, e.opts.Keeper.Start(ctx, string(key))
 }
 
 // SignalContainer sends a signal; a container that has ended is no error.

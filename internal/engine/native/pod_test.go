@@ -82,7 +82,7 @@ func (p *testPod) start(req *engine.Create) engine.Created {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.StartContainer(p.t.Context(), req.Spec.Key); err != nil {
+	if _, err := p.StartContainer(p.t.Context(), req.Spec.Key); err != nil {
 		p.t.Fatal(err)
 	}
 	return created
