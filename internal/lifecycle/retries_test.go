@@ -201,6 +201,24 @@ func TestStopPodEndsWhatHangsInIt(t *testing.T) {
 	})
 }
 
+func TestRunPodDoesNotTakeAPodThatIsBeingStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.start()
+		old := runPod(t, m, "web")
+		w.engine.Faults().Add(fake.HangOn("SignalContainer"))
+		runContainer(t, m, old, "main", "sleep")
+		stopped := make(chan error, 1)
+		go func() { stopped <- m.StopPod(t.Context(), old) }()
+		synctest.Wait()
+		if fresh := runPod(t, m, "web"); fresh == old {
+			t.Error("RunPod gave the id of a pod whose end had begun")
+		}
+		w.engine.Faults().Lift("SignalContainer")
+		<-stopped
+	})
+}
+
 func TestManyPodsAtOnce(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()

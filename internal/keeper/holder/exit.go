@@ -45,7 +45,8 @@ func status(ws unix.WaitStatus, at time.Time) wire.Exit {
 	return wire.Exit{Code: int32(ws.ExitStatus()), At: at}
 }
 
-// claim notes whose process a pid is. A repeated claim changes nothing.
+// claim notes whose process a pid is. A repeated claim changes nothing; where the exit is known and
+// no disk has taken it yet, it is told again.
 func (h *holder) claim(f frame) error {
 	var c wire.Claim
 	if err := f.Into(&c); err != nil {
@@ -54,6 +55,10 @@ func (h *holder) claim(f frame) error {
 	}
 	defer wire.CloseAll(f.fds)
 	if _, known := h.claims[c.Pid]; known {
+		return nil
+	}
+	if u, known := h.unwritten[c.Key]; known && u.Claim.Pid == c.Pid {
+		h.announce(u)
 		return nil
 	}
 	h.claims[c.Pid] = c
@@ -117,23 +122,58 @@ func after(pidfd int) wire.Exit {
 
 func unknown() wire.Exit { return wire.Exit{Code: 255, At: time.Now(), Unknown: true} }
 
+// unwritten is an exit that no disk has taken yet: it is full, or broken.
+type unwritten struct {
+	Claim wire.Claim
+	Exit  wire.Exit
+}
+
 // record puts an exit on disk, then tells the worker, in that order: what was announced is never
-// forgotten, and a worker that is dead now finds the record.
+// forgotten, and a worker that is dead now finds the record. What the disk does not take is kept here
+// and tried again.
 func (h *holder) record(pid int, e wire.Exit) {
 	c, ok := h.claims[pid]
 	if !ok {
 		return
 	}
 	delete(h.claims, pid)
-	data, err := json.Marshal(e)
-	if err == nil {
-		err = atomicfile.Write(filepath.Join(c.Dir, wire.ExitFile), data, 0o600)
+	u := unwritten{c, e}
+	if err := u.write(); err != nil {
+		log.Printf("record exit of %s, which ended with %d, to be tried again: %v", c.Key, e.Code, err)
+		h.unwritten[c.Key] = u
 	}
+	h.announce(u)
+}
+
+func (u *unwritten) write() error {
+	data, err := json.Marshal(u.Exit)
 	if err != nil {
-		log.Printf("record exit of %s: %v", c.Key, err)
+		return err
 	}
+	return atomicfile.Write(filepath.Join(u.Claim.Dir, wire.ExitFile), data, 0o600)
+}
+
+// writeAgain tries what no disk took. What was removed meanwhile needs no record; one that the worker
+// wrote knows more.
+func (h *holder) writeAgain() {
+	for key, u := range h.unwritten {
+		_, err := os.Stat(filepath.Join(u.Claim.Dir, wire.ExitFile))
+		if err != nil {
+			err = u.write()
+		}
+		switch {
+		case err == nil:
+			log.Printf("exit of %s is on record after all", key)
+		case !errors.Is(err, os.ErrNotExist):
+			continue
+		}
+		delete(h.unwritten, key)
+	}
+}
+
+func (h *holder) announce(u unwritten) {
 	f := &wire.Frame{Op: wire.OpExit}
-	if err := f.SetBody(wire.Ended{Key: c.Key, Pid: pid, Exit: e}); err != nil {
+	if err := f.SetBody(wire.Ended{Key: u.Claim.Key, Pid: u.Claim.Pid, Exit: u.Exit}); err != nil {
 		log.Print(err)
 		return
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +37,9 @@ type holder struct {
 	lock  int            // keeps a second keeper out; the worker has a copy
 	files map[string]int // kept for the worker, by name
 
-	claims map[int]wire.Claim // by pid
-	loose  deaths             // ended before they were claimed
+	claims    map[int]wire.Claim   // by pid
+	loose     deaths               // ended before they were claimed
+	unwritten map[string]unwritten // exits that are not on record, by the claim's key
 
 	worker    int        // pid
 	link      *wire.Conn // to the worker
@@ -45,6 +47,7 @@ type holder struct {
 	upgrading bool       // re-execute when the worker has ended
 	leaving   bool       // the machine goes down: end after the last container
 	crashes   int        // early deaths of the worker in a row that nobody's SIGKILL explains
+	pulse     pulse      // of the worker
 
 	frames chan frame
 	exits  chan exit // of claimed processes that are not children
@@ -68,7 +71,7 @@ func Run(ctx context.Context, opt Options, ready func(string)) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
 	h := &holder{
-		opt: opt, files: map[string]int{}, claims: map[int]wire.Claim{},
+		opt: opt, files: map[string]int{}, claims: map[int]wire.Claim{}, unwritten: map[string]unwritten{},
 		frames: make(chan frame), exits: make(chan exit),
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -89,6 +92,8 @@ func Run(ctx context.Context, opt Options, ready func(string)) error {
 		return err
 	}
 	ready("")
+	beat := time.NewTicker(beatTime)
+	defer beat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,6 +104,9 @@ func Run(ctx context.Context, opt Options, ready func(string)) error {
 			h.record(e.pid, e.exit)
 		case f := <-h.frames:
 			h.receive(f)
+		case <-beat.C:
+			h.beat()
+			h.writeAgain()
 		case <-upgrade:
 			h.upgrade()
 		case <-terminate:
@@ -163,7 +171,7 @@ func (h *holder) takeLock() error {
 
 // connect begins to listen to a worker.
 func (h *holder) connect(link *wire.Conn) {
-	h.link, h.born = link, time.Now()
+	h.link, h.born, h.pulse = link, time.Now(), pulse{}
 	go func() {
 		for {
 			f, fds, err := link.Receive()
@@ -192,6 +200,8 @@ func (h *holder) receive(f frame) {
 		err = h.drop(f)
 	case wire.OpClaim:
 		err = h.claim(f)
+	case wire.OpBeat:
+		h.pulse = pulse{heard: true}
 	default:
 		err = fmt.Errorf("unknown message %q", f.Op)
 		wire.CloseAll(f.fds)
@@ -222,6 +232,8 @@ func (h *holder) drop(f frame) error {
 		return err
 	}
 	for _, name := range m.Names {
+		key, _, _ := strings.Cut(name, "/")
+		delete(h.unwritten, key) // the container is being removed
 		if fd, ok := h.files[name]; ok {
 			_ = unix.Close(fd)
 			delete(h.files, name)

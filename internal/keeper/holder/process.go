@@ -157,6 +157,9 @@ type resumed struct {
 	Files  map[string]int
 	Claims []wire.Claim
 	Loose  map[int]looseExit
+	// Unwritten are exits that no disk has taken; a holder that knows nothing of them leaves it to
+	// the kernel's memory.
+	Unwritten []unwritten `json:",omitempty"`
 }
 
 type looseExit struct {
@@ -186,6 +189,9 @@ func (h *holder) reexec() error {
 	}
 	for pid, d := range h.loose.all() {
 		state.Loose[pid] = looseExit{d.status, d.at}
+	}
+	for _, u := range h.unwritten {
+		state.Unwritten = append(state.Unwritten, u)
 	}
 	data, err := json.Marshal(state)
 	if err != nil {
@@ -238,6 +244,9 @@ func (h *holder) resume() error {
 	h.inherit(false)
 	for pid, d := range state.Loose {
 		h.loose.add(pid, death{d.Status, d.At})
+	}
+	for _, u := range state.Unwritten {
+		h.unwritten[u.Claim.Key] = u
 	}
 	for _, c := range state.Claims {
 		if child(c.Pid) { // others are claimed again by the worker, with their pidfd

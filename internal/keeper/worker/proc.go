@@ -189,6 +189,23 @@ func killCgroup(path string, sig syscall.Signal) {
 	}
 }
 
+// awaitLimit is how long processes may take to vanish after SIGKILL.
+const awaitLimit = 3 * time.Second
+
+// awaitEmpty waits until a killed cgroup has no process, and returns those that are left after a
+// few seconds.
+func awaitEmpty(path string) []int {
+	var left []int
+	for deadline := time.Now().Add(awaitLimit); time.Now().Before(deadline); {
+		if left = cgroupProcesses(path); len(left) == 0 {
+			return nil
+		}
+		endOf(left[0], 0)
+		<-time.After(10 * time.Millisecond) // one that has ended leaves its cgroup when it is reaped
+	}
+	return left
+}
+
 // removeCgroup removes an empty cgroup and the empty ones below it.
 func removeCgroup(path string) {
 	for _, dir := range cgroupDirs(path) {

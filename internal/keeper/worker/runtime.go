@@ -19,10 +19,12 @@ import (
 	"gantry/internal/keeper/wire"
 )
 
-// How long an OCI runtime may take before it is killed. A create mounts what the container asked for.
+// How long an OCI runtime may take before it is killed. A create mounts what the container asked for. A
+// delete holds up the removal of a pod; what one that hangs was to do is done without it.
 const (
 	limit       = 2 * time.Minute
 	createLimit = 4 * time.Minute
+	deleteLimit = 10 * time.Second
 )
 
 // errRemoved is why a command is broken off whose container is to be removed.
@@ -33,8 +35,11 @@ var errRemoved = wire.Errorf(wire.CodeAborted, "broken off: the container is to 
 // runtime is killed when ctx ends.
 func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File, args ...string) error {
 	limit := limit
-	if args[0] == "create" {
+	switch args[0] {
+	case "create":
 		limit = createLimit
+	case "delete":
+		limit = deleteLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -81,6 +86,12 @@ func killed(err error) bool {
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
 	return ok && status.Signaled()
+}
+
+// overdue says whether err is invoke's for a runtime that did not answer in time.
+func overdue(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code == wire.CodeDeadline
 }
 
 // unanswered says whether err came in place of the runtime's answer.

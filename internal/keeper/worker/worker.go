@@ -124,6 +124,12 @@ func (w *Worker) hear(link *wire.Conn) {
 			return
 		}
 		wire.CloseAll(fds)
+		if f.Op == wire.OpBeat {
+			if err := w.tell(wire.OpBeat, nil); err != nil {
+				log.Printf("holder's link: %v", err)
+			}
+			continue
+		}
 		var e wire.Ended
 		if err := f.Into(&e); err != nil {
 			log.Printf("holder's link: %v", err)
