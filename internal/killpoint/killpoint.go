@@ -7,6 +7,7 @@
 //	trace   if it is there, every point that is reached is added to it, a line "process TAB point"
 //	armed   if it is there, holds an Armed: the process of that name that reaches the point for the
 //	        count-th time since removes the file, kills the others, and then itself
+//	armed.1 if it is there, takes the place of armed when that is removed, armed.2 that of armed.1 …
 //
 // so that points are learnt from a run and killed at in the next ones without a restart between.
 package killpoint
@@ -68,7 +69,7 @@ func (p *Points) Reached(point string) {
 		_ = Arm(p.dir, a) // the directory is the test's; when it is gone so is the test
 		return
 	}
-	_ = os.Remove(filepath.Join(p.dir, ArmedFile))
+	disarm(p.dir)
 	for _, pid := range a.Others {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -96,13 +97,46 @@ type Armed struct {
 	Spare   bool  // only the others are killed
 }
 
-// Arm has the process end at the point. Dir is the directory that Env names.
-func Arm(dir string, a Armed) error {
+// disarm removes what has fired; what was armed to follow takes its place.
+func disarm(dir string) {
+	_ = os.Remove(armedFile(dir, 0))
+	for i := 1; os.Rename(armedFile(dir, i), armedFile(dir, i-1)) == nil; i++ {
+	}
+}
+
+// armedFile is the file of the kill after i others.
+func armedFile(dir string, i int) string {
+	if i == 0 {
+		return filepath.Join(dir, ArmedFile)
+	}
+	return filepath.Join(dir, ArmedFile+"."+strconv.Itoa(i))
+}
+
+// Arm has the process end at the point, and after each of these kills arms the next. Dir is the
+// directory that Env names.
+func Arm(dir string, first Armed, next ...Armed) error {
+	for i, a := range next {
+		if err := arm(armedFile(dir, i+1), a); err != nil {
+			return err
+		}
+	}
+	return arm(armedFile(dir, 0), first)
+}
+
+// Disarm takes back every kill that has not fired.
+func Disarm(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, ArmedFile+"*"))
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
+
+func arm(path string, a Armed) error {
 	words := []string{a.Process, a.Point, strconv.Itoa(a.Count), strconv.FormatBool(a.Spare)}
 	for _, pid := range a.Others {
 		words = append(words, strconv.Itoa(pid))
 	}
-	path := filepath.Join(dir, ArmedFile)
 	if err := os.WriteFile(path+".new", []byte(strings.Join(words, "\t")), 0o600); err != nil {
 		return fmt.Errorf("arm a kill point: %w", err)
 	}

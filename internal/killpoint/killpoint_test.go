@@ -68,6 +68,30 @@ func TestProcessEndsAtItsPoint(t *testing.T) {
 	}
 }
 
+func TestKillsFollowEachOther(t *testing.T) {
+	dir := t.TempDir()
+	kill := killpoint.Armed{Process: "child", Point: "step", Count: 1}
+	if err := killpoint.Arm(dir, kill, kill, kill); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, true, true, false} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), killpoint.Env+"="+dir)
+		if killed := wasKilled(cmd.Run()); killed != want {
+			t.Errorf("run %d: killed: %v, want %v", i, killed, want)
+		}
+	}
+	if err := killpoint.Arm(dir, kill, kill); err != nil {
+		t.Fatal(err)
+	}
+	if err := killpoint.Disarm(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left armed: %v", left)
+	}
+}
+
 func TestOthersAreKilledWithIt(t *testing.T) {
 	other := exec.CommandContext(t.Context(), "cat")
 	stdin, err := other.StdinPipe()

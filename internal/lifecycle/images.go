@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -36,7 +37,26 @@ func (m *Manager) PullImage(ctx context.Context, podUID string, p *pod.Pull) (st
 			}
 		}
 	}
+	began := &activePull{image: p.Ref, began: time.Now()}
+	m.pulling.Store(began, nil)
+	defer m.pulling.Delete(began)
 	return m.opts.Images[name].Pull(ctx, p)
+}
+
+// activePull is a pull that somebody waits for, for people who ask what hangs.
+type activePull struct {
+	image string
+	began time.Time
+}
+
+// sayWhatIsPulled names every image that is being pulled, and for how long.
+func (m *Manager) sayWhatIsPulled(verbose map[string]string) {
+	m.pulling.Range(func(key, _ any) bool {
+		if p, ok := key.(*activePull); ok {
+			verbose["image."+p.image] = fmt.Sprintf("pulling for %v", time.Since(p.began).Round(time.Millisecond))
+		}
+		return true
+	})
 }
 
 // Image finds an image in any store.

@@ -116,6 +116,8 @@ type Manager struct {
 	attempts *flights[string]         // RunPod, CreateContainer, image copies: the id
 	actions  *flights[struct{}]       // what has no result
 
+	pulling sync.Map // *activePull → nil
+
 	ctx    context.Context // of the work behind the calls; ended by Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup

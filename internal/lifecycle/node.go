@@ -38,6 +38,7 @@ func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
 	}
 	s.Verbose["network"] = word(s.Network)
 	m.sayWhatHangs(s.Verbose)
+	m.sayWhatIsPulled(s.Verbose)
 	return s, nil
 }
 
@@ -60,11 +61,11 @@ func (m *Manager) sayWhatHangs(verbose map[string]string) {
 // check bounds a check also when what it asks ignores its context. A check that hangs is joined by
 // the next instead of piling up.
 func (m *Manager) check(ctx context.Context, what string, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.times.Status,
-		fmt.Errorf("%s did not answer within %v: %w", what, m.times.Status, errdefs.ErrUnavailable))
+	silent := fmt.Errorf("%s did not answer within %v: %w", what, m.times.Status, errdefs.ErrUnavailable)
+	ctx, cancel := context.WithTimeoutCause(ctx, m.times.Status, silent)
 	defer cancel()
 	_, err := m.actions.do(ctx, "check "+what, func(own context.Context) (struct{}, error) {
-		own, cancel := context.WithTimeout(own, m.times.Status)
+		own, cancel := context.WithTimeoutCause(own, m.times.Status, silent)
 		defer cancel()
 		return struct{}{}, ask(own)
 	})

@@ -32,15 +32,25 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := os.MkdirAll(m.podsDir(), 0o755); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
-	m.adopt(loaded)
 	bounded, cancel := context.WithTimeout(ctx, m.times.Recover)
 	defer cancel()
-	m.await(bounded, m.observeAll())
-	m.await(bounded, m.finish())
+	for _, part := range []struct {
+		point string
+		do    func()
+	}{
+		{pointJournal, func() { m.adopt(loaded) }},
+		{pointEngines, func() { m.await(bounded, m.observeAll()) }},
+		{pointFinish, func() { m.await(bounded, m.finish()) }},
+		{pointCollect, func() { m.collect(ctx) }},
+	} {
+		part.do()
+		if err := m.reached(OpRecover, part.point); err != nil {
+			return fmt.Errorf("recover: %s: %w", part.point, err)
+		}
+	}
 	if bounded.Err() != nil {
 		m.log.Warn("recovery goes on behind the start", "waited", m.times.Recover)
 	}
-	m.collect(ctx)
 	return ctx.Err()
 }
 

@@ -22,6 +22,7 @@ const (
 	OpStartContainer  Op = "StartContainer"
 	OpStopContainer   Op = "StopContainer"
 	OpRemoveContainer Op = "RemoveContainer"
+	OpRecover         Op = "Recover"
 )
 
 // Point is a moment after which a crash must lose nothing: a step of an operation was done, or the
@@ -41,6 +42,14 @@ const (
 	pointKill    = "kill"    // SIGKILL was sent and the exit seen
 	pointRecord  = "record"  // the journal says what has happened
 	pointForget  = "forget"  // the record is gone
+)
+
+// The parts of Recover.
+const (
+	pointJournal = "journal" // memory is what the journal says
+	pointEngines = "engines" // and what the engines have
+	pointFinish  = "finish"  // what was half made or half undone is undone
+	pointCollect = "collect" // what nobody knows of is removed
 )
 
 // step is one entry of the list that makes a thing: do makes, stop ends what uses resources, remove
@@ -130,6 +139,15 @@ func Points() []Point {
 	add(OpRemoveContainer, pointIntent)
 	add(OpRemoveContainer, containers...)
 	add(OpRemoveContainer, pointForget)
+	return all
+}
+
+// RecoveryPoints lists the points of Recover itself, which every start reaches.
+func RecoveryPoints() []Point {
+	var all []Point
+	for _, part := range []string{pointJournal, pointEngines, pointFinish, pointCollect} {
+		all = append(all, Point{OpRecover, part})
+	}
 	return all
 }
 

@@ -6,7 +6,6 @@ package faults_test
 import (
 	"flag"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,12 +79,7 @@ func matrix(t *testing.T, network string) {
 			w.try(t, f)
 		})
 	}
-	t.Log(report.String())
-	if dir := os.Getenv("GANTRY_FAULTS_REPORT"); dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, network+".txt"), []byte(report.String()), 0o600); err != nil {
-			t.Error(err)
-		}
-	}
+	report.print(t)
 }
 
 // faults are the cases of one point that the call reached.

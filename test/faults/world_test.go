@@ -93,7 +93,10 @@ func (w *world) holderLines() []string {
 
 func (w *world) disarm() {
 	w.t.Helper()
-	for _, name := range []string{killpoint.ArmedFile, killpoint.TraceFile, programFile} {
+	if err := killpoint.Disarm(w.dir); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range []string{killpoint.TraceFile, programFile} {
 		if err := os.Remove(filepath.Join(w.dir, name)); err != nil && !os.IsNotExist(err) {
 			w.t.Fatal(err)
 		}
@@ -235,7 +238,7 @@ func (w *world) recover(t *testing.T) {
 	if log, err := os.ReadFile(filepath.Join(w.n.State, "keeper", "keeper.log")); err == nil {
 		t.Logf("--- keeper log\n%s", log[max(0, len(log)-3000):])
 	}
-	w.n.Kill()
+	w.n.Kill() // does nothing where the case left none
 	w.n.Restart()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

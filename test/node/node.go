@@ -193,6 +193,34 @@ func (n *Node) Restart() {
 	}
 }
 
+// Starts starts the server, which must not be running, and says whether it answers; if not, it has ended.
+func (n *Node) Starts() bool {
+	n.t.Helper()
+	n.start()
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	ended := n.ended
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for ctx.Err() == nil {
+		if _, err := n.Runtime.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true)); err == nil {
+			return true
+		}
+	}
+	select {
+	case <-ended:
+		n.serve = nil
+	default:
+		n.t.Fatalf("the server neither answers nor ends\n%s", n.LogTail())
+	}
+	return false
+}
+
 // T is the test that the node's failures belong to.
 func (n *Node) T() testing.TB { return n.t }
 
@@ -222,6 +250,16 @@ func (n *Node) start() {
 
 // Kill sends SIGKILL to the server and waits until it is gone.
 func (n *Node) Kill() { n.end(syscall.SIGKILL) }
+
+// Runs says whether the server that was started has not ended.
+func (n *Node) Runs() bool {
+	select {
+	case <-n.ended:
+		return false
+	default:
+		return n.serve != nil
+	}
+}
 
 // Stop sends SIGTERM to the server and waits until it is gone.
 func (n *Node) Stop() { n.end(syscall.SIGTERM) }

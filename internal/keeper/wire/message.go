@@ -35,7 +35,7 @@ const (
 	OpHeld  = "held"  // holder: Names, files: what is kept for you
 	OpReady = "ready" // holder: that was all
 	OpExit  = "exit"  // holder: Ended
-	OpBeat  = "beat"  // holder: answer with the same
+	OpBeat  = "beat"  // holder: answer with the same; worker: it hears, or the answer
 )
 
 // Target names a container or an exec, and what some operations need besides.

@@ -36,6 +36,12 @@ const (
 	deleteCgroup    Point = "delete/cgroup"
 	deleteStreams   Point = "delete/streams"
 	deleteDirectory Point = "delete/directory"
+
+	recoverRecord  Point = "recover/record"  // of a container is read
+	recoverStreams Point = "recover/streams" // are moved again
+	recoverClaim   Point = "recover/claim"   // the holder waits for its end
+	recoverExit    Point = "recover/exit"    // what ended meanwhile is announced
+	recoverExec    Point = "recover/exec"    // its session is taken over
 )
 
 // Points lists every point there is.
@@ -49,6 +55,11 @@ func Points() []Point {
 		reopenFile, reopenHeld,
 		deleteRuntime, deleteCgroup, deleteStreams, deleteDirectory,
 	}
+}
+
+// RecoveryPoints lists those of a worker that takes over from one that died.
+func RecoveryPoints() []Point {
+	return []Point{recoverRecord, recoverStreams, recoverClaim, recoverExit, recoverExec}
 }
 
 func (w *Worker) reached(p Point) {

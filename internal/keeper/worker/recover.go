@@ -53,7 +53,8 @@ func (w *Worker) recover(held map[string]int) error {
 			running.Go(c.run)
 		}
 	}
-	running.Wait()                 // what was announced before is so from the first request on
+	running.Wait() // what was announced before is so from the first request on
+	w.reached(recoverExit)
 	for key, left := range files { // of containers that were being removed
 		m := wire.Names{}
 		for name, fd := range left {
@@ -82,6 +83,7 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 		c.held[name] = fd
 	}
 	w.containers[key] = c
+	w.reached(recoverRecord)
 	if s.Phase == phaseCreating { // waits for the create that is repeated, or a delete
 		return nil, nil
 	}
@@ -95,11 +97,13 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 	if err != nil { // without its output it can still be watched, stopped and removed
 		log.Printf("recover container %s: %v", key, err)
 	}
+	w.reached(recoverStreams)
 	if _, err := readExit(c.dir); err != nil {
 		if err := c.claim(); err != nil {
 			return nil, err
 		}
 	}
+	w.reached(recoverClaim)
 	return c, nil
 }
 
@@ -128,6 +132,7 @@ func (w *Worker) recoverExecs() error {
 		} else if err := x.claim(); err != nil {
 			return err
 		}
+		w.reached(recoverExec)
 		go x.orphan()
 	}
 	return nil

@@ -87,6 +87,9 @@ func Run(opt Options) error {
 	}
 	socket := os.NewFile(uintptr(listener), wire.SocketName)
 	go w.accept(socket)
+	if err := w.tell(wire.OpBeat, nil); err != nil { // from now on it answers
+		return err
+	}
 	w.hear(link)
 	log.Print("the holder is gone: hand over to a new one")
 	return w.handOver(listener)

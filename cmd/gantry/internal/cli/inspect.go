@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -48,7 +49,7 @@ func inspect(ctx context.Context, c *client.Client, arg string) (any, error) {
 		return nil, fmt.Errorf("image %s: %w", arg, err)
 	}
 	if resp.Image == nil {
-		return nil, fmt.Errorf("no pod, container or image %q", arg)
+		return inspectHidden(ctx, c, arg)
 	}
 	return view("image", resp.Image, resp.Info)
 }
@@ -59,6 +60,27 @@ func inspectPod(ctx context.Context, c *client.Client, id string) (any, error) {
 		return nil, fmt.Errorf("pod %s: %w", client.Short(id), err)
 	}
 	return view("pod", resp.Status, resp.Info)
+}
+
+// inspectHidden is for what no list shows, because it is being made or removed, or hangs in that: the
+// server's status says at which step. Arg is an id's beginning or a name, with a namespace or without.
+func inspectHidden(ctx context.Context, c *client.Client, arg string) (any, error) {
+	resp, err := c.Runtime.Status(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	for key, value := range resp.Info {
+		kind, short, _ := strings.Cut(key, ".")
+		var text string
+		if (kind != "pod" && kind != "container") || json.Unmarshal([]byte(value), &text) != nil {
+			continue
+		}
+		name, said, _ := strings.Cut(text, ": ")
+		if name == arg || strings.HasSuffix(name, "/"+arg) || strings.HasPrefix(arg, short) || strings.HasPrefix(short, arg) {
+			return map[string]any{"kind": kind, "info": map[string]string{"id": short, "name": name, "activity": said}}, nil
+		}
+	}
+	return nil, fmt.Errorf("no pod, container or image %q", arg)
 }
 
 func inspectContainer(ctx context.Context, c *client.Client, id string) (any, error) {
