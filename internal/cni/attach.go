@@ -17,10 +17,14 @@ import (
 // interfaceName is what a pod's interface is called; the kubelet and users expect it.
 const interfaceName = "eth0"
 
-// idsDir holds an empty file for each container id that plugins may know something of. It is made
-// before the first plugin runs and removed after the last DEL succeeded, so that even after a power
-// cut, which may take the cache with it, an address that was given away is found and given back.
-const idsDir = "ids"
+// idsDir holds a file for each container id that plugins may know something of. It is made before the
+// first plugin runs and removed after the last DEL succeeded, so that even after a power cut, which may
+// take the cache with it, an address that was given away is found and given back. It is empty until the
+// first DEL, which writes detaching into it: what finds that is a repeat.
+const (
+	idsDir    = "ids"
+	detaching = "detaching"
+)
 
 // Attach connects a pod and returns its addresses. After an error the pod is not connected: DEL has
 // been called and its failure is part of the error; Detach may be tried again. Attaching a pod that
@@ -58,6 +62,9 @@ func (n *Network) Attach(ctx context.Context, a *Attachment) (*pod.Network, erro
 		return network, nil
 	}
 	err = fmt.Errorf("network %q: %w", conf.list.Name, err)
+	if _, failed := n.beginDetach(a.Key); failed != nil {
+		return nil, errors.Join(err, failed)
+	}
 	if undo := n.undo(ctx, conf.list, rt); undo != nil {
 		return nil, errors.Join(err, fmt.Errorf("undo: %w", undo))
 	}
@@ -112,8 +119,12 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 	if err != nil {
 		return fmt.Errorf("cni cache: %w", err)
 	}
+	repeated, err := n.beginDetach(a.Key)
+	if err != nil {
+		return err
+	}
 	if len(cached) == 0 {
-		return n.detachUncached(ctx, a, rt)
+		return n.detachUncached(ctx, a, rt, repeated)
 	}
 	for _, c := range cached {
 		list, err := parseList(c.Config)
@@ -122,8 +133,8 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 		}
 		used := *rt
 		used.IfName, used.Args, used.CapabilityArgs = c.IfName, c.CniArgs, c.CapabilityArgs
-		if err := n.cni.DelNetworkList(ctx, list, &used); err != nil {
-			return fmt.Errorf("network %q: %w", list.Name, err)
+		if err := n.del(ctx, list, &used, repeated); err != nil {
+			return err
 		}
 	}
 	n.forget(a.Key)
@@ -131,7 +142,7 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 }
 
 // detachUncached is for a pod whose ADD never came to its end, or whose cache a power cut took.
-func (n *Network) detachUncached(ctx context.Context, a *Attachment, rt *libcni.RuntimeConf) error {
+func (n *Network) detachUncached(ctx context.Context, a *Attachment, rt *libcni.RuntimeConf, repeated bool) error {
 	conf, err := n.current()
 	if err != nil {
 		return fmt.Errorf("pod was attached with a configuration that is gone: %w", err)
@@ -139,11 +150,35 @@ func (n *Network) detachUncached(ctx context.Context, a *Attachment, rt *libcni.
 	if err := n.restoreCache(conf.list, rt, a.Network); err != nil {
 		return err
 	}
-	if err := n.cni.DelNetworkList(ctx, conf.list, rt); err != nil {
-		return fmt.Errorf("network %q: %w", conf.list.Name, err)
+	if err := n.del(ctx, conf.list, rt, repeated); err != nil {
+		return err
 	}
 	n.forget(a.Key)
 	return nil
+}
+
+// del runs DEL, and takes away what a repeated one may leave.
+func (n *Network) del(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, repeated bool) error {
+	err := n.cni.DelNetworkList(ctx, list, rt)
+	if err == nil && repeated && n.opts.Config == nil {
+		err = sweepMasquerade(ctx, list, rt.ContainerID)
+	}
+	if err != nil {
+		return fmt.Errorf("network %q: %w", list.Name, err)
+	}
+	return nil
+}
+
+// beginDetach notes that a DEL begins, and says whether an earlier one did not come to its end.
+func (n *Network) beginDetach(key pod.Key) (repeated bool, err error) {
+	said, _ := os.ReadFile(n.idFile(key))
+	if string(said) == detaching {
+		return true, nil
+	}
+	if err := os.WriteFile(n.idFile(key), []byte(detaching), 0o600); err != nil {
+		return false, fmt.Errorf("note that a DEL begins: %w", err)
+	}
+	return false, nil
 }
 
 // restoreCache writes libcni's cache of an attachment again (its format "cniCacheV1"), because

@@ -124,19 +124,6 @@ func (w *world) programFaults(c *call) []*fault {
 	return all
 }
 
-// tolerated says what a fault may leave because a plugin cannot be called again: the bridge plugin of
-// containernetworking/plugins 1.1.1 takes the addresses for its masquerading from the link, which it
-// has deleted before it calls host-local and before it removes its rules. When it is killed, or
-// host-local fails, between the two, the next DEL finds no link, succeeds, and leaves the rules.
-func (f *fault) tolerated() func(string) bool {
-	if f.point.name != "DEL" || f.point.process == "stage-portmap" {
-		return nil
-	}
-	return func(left string) bool {
-		return strings.HasPrefix(left, "nftables ") && (strings.Contains(left, "CNI-") || strings.Contains(left, " counter "))
-	}
-}
-
 func (w *world) armProgram(f *fault) {
 	w.t.Helper()
 	_, workerPid := w.n.Keeper()

@@ -61,7 +61,7 @@ func TestStatusOfTheNetworkHangs(t *testing.T) {
 // A registry that takes connections and never answers holds up nobody but who waits for it, and no
 // longer than he does; Status names the image.
 func TestRegistryHangs(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing is waited for
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,6 @@ type world struct {
 	pod       string
 	container string
 	pulled    string
-	tolerate  func(left string) bool // what is no fault of ours; nil: nothing
 }
 
 func newWorld(t *testing.T, network string) *world {
@@ -116,7 +115,7 @@ func (w *world) scope() leftovers.Scope {
 func (w *world) reset(t testing.TB) {
 	t.Helper()
 	w.t, w.n, w.outcome = t, w.n.For(t), ""
-	w.pod, w.container, w.pulled, w.tolerate = "", "", "", nil
+	w.pod, w.container, w.pulled = "", "", ""
 	w.sandbox = w.n.Sandbox("web")
 	w.sandbox.Metadata.Uid = "uid-of-web"
 	w.sandbox.Linux.CgroupParent = w.n.Cgroup + "/poduid-of-web"
@@ -174,7 +173,6 @@ func (w *world) try(t *testing.T, f *fault) {
 	defer w.recover(t)
 	f.call.adjust(w)
 	f.call.prepare(w)
-	w.tolerate = f.tolerated()
 	_, victim := w.n.Keeper()
 	w.arm(f)
 	err := f.call.do(w)
@@ -209,21 +207,11 @@ func (w *world) finish(c *call) {
 
 func (w *world) nothingIsLeft() {
 	w.t.Helper()
-	patience := settleTime
-	if w.tolerate != nil {
-		patience = time.Second
-	}
-	left, err := leftovers.Settle(w.n.Context(), w.scope(), w.before, patience)
+	left, err := leftovers.Settle(w.n.Context(), w.scope(), w.before, settleTime)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, line := range left {
-		kind, what, _ := strings.Cut(line, " ")
-		if w.tolerate != nil && w.tolerate(line) {
-			w.outcome = "repeated, the plugin leaves its rules"
-			w.before[kind] = append(w.before[kind], what)
-			continue
-		}
 		w.t.Errorf("left behind: %s", line)
 	}
 }

@@ -225,7 +225,7 @@ func (c *container) remove() error {
 	case err == nil:
 	case noRuntime(err) && c.half(): // hence nothing that it made
 	case overdue(err):
-		if err := c.force(err); err != nil {
+		if err = c.force(err); err != nil {
 			return err
 		}
 	default:
