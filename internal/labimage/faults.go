@@ -83,6 +83,19 @@ func Stall() Fault {
 	}
 }
 
+// Gate sends the first half of the answer, and the rest when open is closed.
+func Gate(open <-chan struct{}) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
+		rest := sendHalf(w, r, next)
+		select {
+		case <-open:
+			_, _ = w.Write(rest)
+		case <-r.Context().Done():
+		}
+		return true
+	}
+}
+
 // Reset sends the first half of the answer and breaks the connection.
 func Reset() Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) bool {
@@ -121,13 +134,16 @@ func ranges(store http.Handler) http.Handler {
 	})
 }
 
-func sendHalf(w http.ResponseWriter, r *http.Request, next http.Handler) {
+// sendHalf sends the first half of next's answer and returns the rest.
+func sendHalf(w http.ResponseWriter, r *http.Request, next http.Handler) (rest []byte) {
 	rec := record(w, r, next)
+	half := rec.Body.Len() / 2
 	w.WriteHeader(rec.Code)
-	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+	_, _ = w.Write(rec.Body.Bytes()[:half])
 	if f, ok := w.(http.Flusher); ok {
 		f.Flush()
 	}
+	return rec.Body.Bytes()[half:]
 }
 
 // record runs next and copies the headers of its answer to w.
