@@ -131,14 +131,14 @@ func (b *blob) again(err error) error {
 		err = fmt.Errorf("%w after %d of %d bytes", io.ErrUnexpectedEOF, b.done, b.desc.Size)
 	}
 	if err = b.watch.classify(err); wrongSize(err) {
-		err = fmt.Errorf("the blob does not have the %d bytes that it should have: %w: %w", b.desc.Size, err, errdefs.ErrDataLoss)
+		err = fmt.Errorf("the blob does not have the %d bytes that it should have: %s: %w", b.desc.Size, err.Error(), errdefs.ErrDataLoss)
 	}
 	b.drop()
 	b.failed++
 	if !temporary(err) || b.failed >= b.session.client.opts.Attempts {
 		return fmt.Errorf("fetch %s: %w", b.desc.Digest, err)
 	}
-	if err = b.session.client.pause(b.outer, b.failed, asked(err)); err != nil {
+	if err = b.session.client.pause(b.outer, b.failed, err); err != nil {
 		return fmt.Errorf("fetch %s: %w", b.desc.Digest, err)
 	}
 	return nil

@@ -1,16 +1,23 @@
 package remote_test
 
 import (
+	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"gantry/internal/image/remote"
 	"gantry/internal/labimage"
 )
+
+// busyPause is the first pause after a busy registry's answer, with the backoff that session has.
+const busyPause = 5 * time.Millisecond
 
 func TestTheRegistrySaysWhenToComeBack(t *testing.T) {
 	t.Parallel()
@@ -79,6 +86,61 @@ func TestWhoAsksForTooLongIsNotAskedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Every request to a registry that is busy and does not say for how long comes later than the one before.
+func TestABusyRegistryIsLeftInPeace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		method, part string
+		status       int
+		ask          func(context.Context, *remote.Session, ocispec.Descriptor) error
+	}{
+		"resolving": {"HEAD", "/manifests/", http.StatusTooManyRequests, resolve},
+		"fetching":  {"GET", "/blobs/", http.StatusTooManyRequests, fetch},
+		"timeouts":  {"GET", "/blobs/", http.StatusRequestTimeout, fetch},
+		"overload":  {"HEAD", "/manifests/", http.StatusServiceUnavailable, resolve},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := labimage.Registry(t, labimage.Config{})
+			s, desc := session(t, r, nil)
+			var mu sync.Mutex
+			var came []time.Time
+			r.SetFault(labimage.On(c.method, c.part, func(w http.ResponseWriter, req *http.Request, next http.Handler) bool {
+				mu.Lock()
+				came = append(came, time.Now())
+				mu.Unlock()
+				return labimage.Status(c.status)(w, req, next)
+			}))
+			err := c.ask(t.Context(), s, desc)
+			if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), strconv.Itoa(c.status)) {
+				t.Errorf("error %v", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(came) != 4 {
+				t.Fatalf("%d requests, want 4", len(came))
+			}
+			least := busyPause
+			for i, at := range came[1:] {
+				if waited := at.Sub(came[i]); waited < least {
+					t.Errorf("request %d came %s after the one before, want %s", i+2, waited, least)
+				}
+				least *= 2
+			}
+		})
+	}
+}
+
+func resolve(ctx context.Context, s *remote.Session, _ ocispec.Descriptor) error {
+	_, err := s.Resolve(ctx)
+	return err
+}
+
+func fetch(ctx context.Context, s *remote.Session, desc ocispec.Descriptor) error {
+	_, err := s.Read(ctx, desc, desc.Size)
+	return err
 }
 
 // in is the time after d as HTTP writes it.

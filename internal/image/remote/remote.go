@@ -40,7 +40,8 @@ type Options struct {
 	Stall time.Duration
 	// Attempts is how often a request that made no progress is tried; 0 is 4.
 	Attempts int
-	// Backoff is the pause before the second attempt, doubled for each further one; 0 is 200 ms.
+	// Backoff is the pause before the second attempt, doubled for each further one, and five times as long
+	// where the registry is busy (408, 429, 503) and does not say when to come back; 0 is 200 ms.
 	Backoff time.Duration
 	// Bandwidth is how many bytes a second all blobs together take; 0 is no limit.
 	Bandwidth int64
@@ -191,7 +192,7 @@ func (c *Client) retry(ctx context.Context, try func(context.Context) error) err
 		if err == nil || !temporary(err) || attempt >= c.opts.Attempts {
 			return err
 		}
-		if err = c.pause(ctx, attempt, asked(err)); err != nil {
+		if err = c.pause(ctx, attempt, err); err != nil {
 			return err
 		}
 	}
@@ -204,9 +205,9 @@ func (c *Client) attempt(ctx context.Context, try func(context.Context) error) e
 	return w.classify(try(w.ctx)) //nolint:contextcheck // a child of ctx
 }
 
-// pause waits before the attempt after the given one, for no less than the registry asked for.
-func (c *Client) pause(ctx context.Context, attempt int, asked time.Duration) error {
-	t := time.NewTimer(max(c.opts.Backoff<<(attempt-1), asked))
+// pause waits before the attempt after the given one, which ended with failure.
+func (c *Client) pause(ctx context.Context, attempt int, failure error) error {
+	t := time.NewTimer(c.backoff(attempt, failure))
 	defer t.Stop()
 	select {
 	case <-t.C:
