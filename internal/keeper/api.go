@@ -27,6 +27,11 @@ type (
 	// Input: Session.Stdin, where the container has one, is the write end (or the terminal's master).
 	Attach = wire.Attach
 
+	// Log asks for the log of a container that dockerd runs. The keeper serves Docker's LogDriver protocol
+	// at Socket, so that output goes into the log while the server restarts, rotated and reopened like
+	// that of the keeper's own containers.
+	Log = wire.Log
+
 	// Exit is how a process ended.
 	Exit = wire.Exit
 
@@ -36,3 +41,6 @@ type (
 	// Event is an exit, or an OOM kill that the container survived (Exit nil).
 	Event = wire.Event
 )
+
+// LogKeyOption is the log option by which dockerd tells the keeper's log driver a container's key.
+const LogKeyOption = wire.LogKeyOption

@@ -120,6 +120,19 @@ func (c *Client) ReopenLog(ctx context.Context, key string) error {
 	return err
 }
 
+// OpenLog opens the log of a container that dockerd is to run with the log driver at l.Socket, and the
+// option LogKeyOption naming its key. One that is open is no error.
+func (c *Client) OpenLog(ctx context.Context, l *Log) error {
+	_, err := c.call(ctx, wire.OpLog, l, nil)
+	return err
+}
+
+// CloseLog forgets a log that OpenLog opened; its file stays. An absent one is no error.
+func (c *Client) CloseLog(ctx context.Context, key string) error {
+	_, err := c.call(ctx, wire.OpUnlog, wire.Target{Key: key}, nil)
+	return err
+}
+
 // List returns every container of the keeper, with the exits of those that ended.
 func (c *Client) List(ctx context.Context) ([]State, error) {
 	var states []State

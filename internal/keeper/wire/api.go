@@ -40,6 +40,16 @@ type Attach struct {
 	Stderr *os.File `json:"-"`
 }
 
+// Log asks for the log of a container that dockerd runs; see keeper.Log.
+type Log struct {
+	Key     string `json:"key"`
+	LogPath string `json:"logPath,omitempty"` // absolute; "" reads output and drops it
+	Socket  string `json:"socket"`            // absolute; where dockerd finds the log driver
+}
+
+// LogKeyOption is the log option by which dockerd tells the driver a container's key.
+const LogKeyOption = "gantry-key"
+
 // Exit is how a process ended; see keeper.Exit.
 type Exit struct {
 	Code      int32     `json:"code"` // 128+n for signal n

@@ -18,6 +18,8 @@ const (
 	OpWatch    = "watch"    // → Event frames until the connection ends
 	OpExec     = "exec"     // ExecRequest, files → Pid, the terminal; later OpEnd with Exit
 	OpExecWait = "execwait" // Target (the exec's id) → Pid; later OpEnd with Exit
+	OpLog      = "log"      // Log
+	OpUnlog    = "unlog"    // Target
 	OpAttach   = "attach"   // AttachRequest, files → stdin where there is one; later OpEnd with Exit
 )
 

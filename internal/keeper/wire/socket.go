@@ -76,9 +76,26 @@ func Dial(path string) (*Conn, error) {
 
 // Accept takes the next connection of a listening socket; it waits in the runtime's poller.
 func Accept(l *os.File) (*Conn, error) {
+	fd, err := accept(l)
+	if err != nil {
+		return nil, err
+	}
+	return NewConn(fd)
+}
+
+// AcceptFile is Accept for a connection that carries no frames.
+func AcceptFile(l *os.File) (*os.File, error) {
+	fd, err := accept(l)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), l.Name()), nil
+}
+
+func accept(l *os.File) (int, error) {
 	rc, err := l.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
+		return -1, fmt.Errorf("accept: %w", err)
 	}
 	fd := -1
 	var acceptErr error
@@ -91,9 +108,9 @@ func Accept(l *os.File) (*Conn, error) {
 		}
 	})
 	if err = errors.Join(err, acceptErr); err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
+		return -1, fmt.Errorf("accept: %w", err)
 	}
-	return NewConn(fd)
+	return fd, nil
 }
 
 // Pair returns two connected stream sockets.

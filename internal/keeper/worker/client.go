@@ -53,6 +53,13 @@ func (cl *client) handle(f *wire.Frame, fds []int) {
 		cl.reply(f, nil, nil)
 	case wire.OpList:
 		cl.reply(f, cl.w.list(), nil)
+	case wire.OpLog:
+		var req wire.Log
+		err := f.Into(&req)
+		if err == nil {
+			err = cl.locked(req.Key, func() error { return cl.w.openLog(req) })
+		}
+		cl.reply(f, nil, err)
 	case wire.OpCreate:
 		var req wire.Create
 		err := f.Into(&req)
@@ -81,6 +88,13 @@ func (cl *client) target(f *wire.Frame) error {
 		before = func() { cl.w.giveUp(t.Key) }
 	case wire.OpReopen:
 		do = func() error { return cl.w.reopen(t.Key) }
+	case wire.OpUnlog:
+		do = func() error { return cl.w.closeLog(t.Key) }
+		before = func() {
+			if s := cl.w.sink(t.Key); s != nil {
+				s.log.giveUp()
+			}
+		}
 	case wire.OpSignal: // does not wait for a create or delete that hangs
 	default:
 		return wire.Errorf(wire.CodeInvalid, "the keeper knows no operation %q", f.Op)

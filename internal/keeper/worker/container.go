@@ -237,7 +237,7 @@ func (c *container) connect() error {
 		c.log.fd, c.taken[fileLog] = fd, true
 	}
 	for _, name := range c.outputs() {
-		s := &stream{name: name, log: c.log, via: [2]int{-1, -1}, viewers: map[*viewer]int{}}
+		s := &stream{name: name, format: plain{name}, log: c.log, via: [2]int{-1, -1}, viewers: map[*viewer]int{}}
 		st, err := openStage(c.held[string(name)+stageSuffix])
 		if err != nil {
 			return err

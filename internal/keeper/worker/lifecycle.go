@@ -167,6 +167,9 @@ func (c *container) awaitEnd() {
 
 // reopen goes on in the file at the log's path.
 func (w *Worker) reopen(key string) error {
+	if s := w.sink(key); s != nil {
+		return s.log.reopen(func(fd int) error { return s.keep(map[string]int{fileLog: fd}) })
+	}
 	c, err := w.find(key)
 	if err != nil {
 		return err

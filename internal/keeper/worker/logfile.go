@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"gantry/internal/crilog"
 	"gantry/internal/keeper/wire"
 )
 
@@ -66,12 +65,12 @@ func (l *logFile) append(s *stream, raw, out []byte) {
 	now := time.Now()
 	if l.fd < 0 {
 		s.st.begin(len(raw), 0, 0)
-		s.st.commit()
+		s.commit(raw)
 		return
 	}
 	s.st.begin(len(raw), now.UnixNano(), l.size())
-	l.write(crilog.Format(out, now, s.name, raw))
-	s.st.commit()
+	l.write(s.entries(out, now, raw))
+	s.commit(raw)
 }
 
 // complete writes what the file lacks of a batch that began at offset, and returns what it had.

@@ -53,6 +53,9 @@ func (w *Worker) recover(held map[string]int) error {
 			running.Go(c.run)
 		}
 	}
+	if err := w.recoverSinks(files); err != nil {
+		return err
+	}
 	running.Wait() // what was announced before is so from the first request on
 	w.reached(recoverExit)
 	for key, left := range files { // of containers that were being removed
@@ -150,6 +153,33 @@ func (w *Worker) abortExec(dir string) error {
 	return os.RemoveAll(dir)
 }
 
+// handOverLogs gives a new holder what belongs to the log driver. The caller holds w.mu.
+func (w *Worker) handOverLogs() error {
+	for _, s := range w.sinks {
+		s.mu.Lock()
+		held := maps.Clone(s.held)
+		s.mu.Unlock()
+		if len(held) == 0 {
+			continue
+		}
+		if err := s.keep(held); err != nil {
+			return err
+		}
+	}
+	w.serving.Lock()
+	defer w.serving.Unlock()
+	if w.plugin.file == nil {
+		return nil
+	}
+	rc, err := w.plugin.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var told error
+	err = rc.Control(func(fd uintptr) { told = w.tell(wire.OpHold, wire.Names{Names: []string{pluginSocket}}, int(fd)) })
+	return errors.Join(err, told)
+}
+
 func readJSON(path string, v any) error {
 	if atomicfile.IsTemporary(path) {
 		return os.ErrNotExist
@@ -188,6 +218,9 @@ func (w *Worker) handOver(listener int) error {
 	w.mu.Lock() // for good: nothing begins any more
 	w.holder.Store(link)
 	if err := w.tell(wire.OpHold, wire.Names{Names: []string{wire.SocketName}}, listener); err != nil {
+		return err
+	}
+	if err := w.handOverLogs(); err != nil {
 		return err
 	}
 	for _, c := range w.containers {

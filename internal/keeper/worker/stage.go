@@ -34,6 +34,7 @@ type record struct {
 	end    int64 // where the batch ends that is being appended
 	at     int64 // its stamp, in ns since 1970
 	offset int64 // the log file's size before it
+	open   int64 // logdriver.Open: whose line the log has in part
 }
 
 const (

@@ -14,15 +14,42 @@ import (
 	"gantry/internal/crilog"
 )
 
+// format makes log entries of the bytes that a stream reads. What it makes depends on its arguments alone,
+// so that a batch that was interrupted can be made again byte for byte.
+type format interface {
+	// ready says how many bytes of raw can be logged without waiting for more, as far as the entries fit
+	// into room bytes.
+	ready(raw []byte, room int) int
+	// entries appends to dst the entries of raw, logged at that moment.
+	entries(dst []byte, at time.Time, raw []byte) []byte
+	// flushes says whether a rest that is not ready is logged at the container's end.
+	flushes() bool
+}
+
+// plain is the output of a container as it wrote it.
+type plain struct{ name crilog.Stream }
+
+func (p plain) ready(raw []byte, room int) int { return crilog.Ready(raw, room) }
+
+func (p plain) entries(dst []byte, at time.Time, raw []byte) []byte {
+	return crilog.Format(dst, at, p.name, raw)
+}
+
+func (p plain) flushes() bool { return true }
+
 // stream moves one stream of a container from its FIFO or terminal through a stage into the log.
 //
 // Lock order: stream.mu before logFile.mu.
 type stream struct {
 	name crilog.Stream
-	log  *logFile
-	src  *os.File // the FIFO, or the terminal's master
-	rc   syscall.RawConn
-	via  [2]int // terminal: pipe between master and stage, kept by the holder; else -1
+	format
+	log *logFile
+	src *os.File // the FIFO, or the terminal's master
+	rc  syscall.RawConn
+	via [2]int // terminal: pipe between master and stage, kept by the holder; else -1
+
+	// logged, if set, is called with a batch that is in the log, before that is on record.
+	logged func(st *stage, raw []byte)
 
 	mu      sync.Mutex
 	st      *stage // nil when closed
@@ -119,8 +146,8 @@ func (s *stream) append(flush bool) {
 			log.Printf("%s: %v", s.log.path, err)
 			return
 		}
-		n := crilog.Ready(raw, len(b.out))
-		if n == 0 && flush {
+		n := s.ready(raw, len(b.out))
+		if n == 0 && flush && s.flushes() {
 			n = len(raw)
 		}
 		if n == 0 {
@@ -144,10 +171,18 @@ func (s *stream) recover() {
 		log.Printf("%s: %v", s.log.path, err)
 		return
 	}
-	out := crilog.Format(b.out[:0], time.Unix(0, at), s.name, raw)
+	out := s.entries(b.out[:0], time.Unix(0, at), raw)
 	had := s.log.complete(out, offset)
-	s.st.commit()
+	s.commit(raw)
 	log.Printf("%s: completed a batch of which %d of %d bytes were written", s.log.path, had, len(out))
+}
+
+// commit ends the batch that raw was.
+func (s *stream) commit(raw []byte) {
+	if s.logged != nil {
+		s.logged(s.st, raw)
+	}
+	s.st.commit()
 }
 
 // finish logs what the stream holds at this moment, all of it, and not what a process that lives on

@@ -7,6 +7,8 @@
 //	keeper.sock, keeper.lock, keeper.log
 //	c/<key>/     container.json, exit.json (by the holder), FIFOs stdin, stdout, stderr
 //	x/<id>/      exec.json, exit.json (by the holder)
+//	l/<key>/     log.json, of a container that dockerd runs
+//	plugin       path of the socket at which dockerd finds the log driver
 package worker
 
 import (
@@ -48,8 +50,15 @@ type Worker struct {
 	mu         sync.Mutex
 	containers map[string]*container          // guarded by mu
 	execs      map[string]*session            // guarded by mu
+	sinks      map[string]*sink               // guarded by mu; logs of containers that are dockerd's
 	watchers   map[*wire.Conn]chan wire.Event // guarded by mu
 	ooms       *oomWatch
+
+	serving sync.Mutex
+	plugin  struct { // guarded by serving
+		path string
+		file *os.File
+	}
 }
 
 // Run serves until the holder is gone. The link to the holder is descriptor 3, the state
@@ -74,8 +83,10 @@ func Run(opt Options) error {
 		return errors.New("take over descriptors: no socket")
 	}
 	delete(held, wire.SocketName)
+	plugin, served := held[pluginSocket]
+	delete(held, pluginSocket)
 	w := &Worker{
-		opt: opt, containers: map[string]*container{}, execs: map[string]*session{},
+		opt: opt, containers: map[string]*container{}, execs: map[string]*session{}, sinks: map[string]*sink{},
 		watchers: map[*wire.Conn]chan wire.Event{},
 	}
 	w.holder.Store(link)
@@ -83,6 +94,9 @@ func Run(opt Options) error {
 		return err
 	}
 	if err := w.recover(held); err != nil {
+		return err
+	}
+	if err := w.recoverPlugin(plugin, served); err != nil {
 		return err
 	}
 	socket := os.NewFile(uintptr(listener), wire.SocketName)
