@@ -94,6 +94,11 @@ imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry a
 	CGO_ENABLED=0 go build -o $(TOOLS)/imagebench ./test/imagebench
 	hack/lab $(TOOLS)/imagebench -gantry bin/gantry -containerd $(TOOLS)/containerd -rounds 5
 
+.PHONY: bench
+bench: bench-deps build bench-tools ## gantry, containerd and CRI-O in turns, into docs/benchmarks: QUICK=1 in a quarter of an hour
+	hack/lab $(TOOLS)/bench/bench -gantry bin/gantry -containerd $(TOOLS)/bench/containerd -crio $(TOOLS)/bench/crio \
+		-tools $(TOOLS)/bench -out docs/benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-only $(PARTS))
+
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards
 	GANTRY_CUTS=$(CUTS) go test -timeout 60m -count=1 -v -run TestPowerCut ./internal/image
@@ -176,6 +181,31 @@ $(TOOLS)/docker/dockerd: test/dockerd/go.sum
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	cd test/dockerd && CGO_ENABLED=1 go build -trimpath -tags seccomp -o $(TOOLS)/docker/ github.com/opencontainers/runc
 	cd test/dockerd && CGO_ENABLED=0 go build -trimpath -o $@ github.com/moby/moby/v2/cmd/dockerd
+
+.PHONY: bench-deps
+bench-deps: deps
+	hack/install-deps bench
+
+# The peers, and what they need; containerd looks for its shim on its PATH.
+.PHONY: bench-tools
+bench-tools: $(TOOLS)/bench/containerd-shim-runc-v2 $(TOOLS)/bench/crio $(TOOLS)/bench/oldcrun $(TOOLS)/containerd
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o $(TOOLS)/bench/bench ./test/bench
+	install -m 755 test/bench/enclose test/bench/join $(TOOLS)/bench
+	ln -f $(TOOLS)/containerd $(TOOLS)/bench/containerd
+
+$(TOOLS)/bench/containerd-shim-runc-v2: test/imagebench/containerd/go.sum
+	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+
+# pinns, which pins namespaces for CRI-O, is of its module too.
+$(TOOLS)/bench/crio: test/bench/crio/go.sum
+	cd test/bench/crio && CGO_ENABLED=1 go build -trimpath -tags 'containers_image_openpgp exclude_graphdriver_btrfs seccomp' \
+		-o $@ github.com/cri-o/cri-o/cmd/crio
+	src=$$(cd test/bench/crio && go list -m -f '{{.Dir}}' github.com/cri-o/cri-o)/pinns/src && \
+		gcc -std=c99 -Os -static -o $(TOOLS)/bench/pinns $$src/*.c
+
+$(TOOLS)/bench/oldcrun: test/bench/oldcrun/oldcrun.c
+	mkdir -p $(TOOLS)/bench
+	gcc -D_GNU_SOURCE -O2 -Wall -static -o $@ $<
 
 $(TOOLS)/v1alpha2: test/v1alpha2/go.sum test/v1alpha2/main.go
 	cd test/v1alpha2 && CGO_ENABLED=0 go build -trimpath -o $@ .

@@ -1,9 +1,12 @@
-// The peer that the image benchmark runs beside gantry.
+// The peer that the benchmarks run beside gantry.
 module gantry/test/imagebench/containerd
 
 go 1.26.6
 
-tool github.com/containerd/containerd/v2/cmd/containerd
+tool (
+	github.com/containerd/containerd/v2/cmd/containerd
+	github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+)
 
 require (
 	cyphar.com/go-pathrs v0.2.5 // indirect

@@ -1,0 +1,228 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Crowd says how many pods to run at once and how long to watch them.
+type Crowd struct {
+	Pods
+	Count  int
+	Idle   time.Duration // how long nobody calls while the idle CPU time is taken
+	Calls  int           // of each list, status and statistics call
+	Events int           // exits whose event is waited for
+	// Last, if set, is called while the pods are still there.
+	Last func(context.Context) error
+}
+
+const crowdWorkers = 4
+
+// Crowd runs pods side by side and adds what the runtime needs for them, and what calls take that
+// look at all of them.
+func (t *Target) Crowd(ctx context.Context, c *Crowd, to Scope) (err error) {
+	pods := make([]made, 0, c.Count)
+	defer func() { err = errors.Join(err, t.disperse(context.WithoutCancel(ctx), pods)) }()
+	for i := range c.Count {
+		m, failed := t.begin(ctx, &c.Pods, c.container(life), func(name string, call func() error) error {
+			start := time.Now()
+			answer := call()
+			if name == "RunPodSandbox" && i >= 5 && i < 15 {
+				to.Took("RunPodSandbox, 10th", time.Since(start))
+			}
+			if name == "RunPodSandbox" && i >= c.Count-10 {
+				to.Took("RunPodSandbox, last", time.Since(start))
+			}
+			return answer
+		})
+		if m.sandbox != "" {
+			pods = append(pods, m)
+		}
+		if failed != nil {
+			return failed
+		}
+	}
+	if err = t.rest(ctx, c, to); err != nil {
+		return err
+	}
+	last := pods[len(pods)-1]
+	for _, call := range t.looks(ctx, last) {
+		for range c.Calls {
+			start := time.Now()
+			if err = call.do(); err != nil {
+				if unimplemented(err) {
+					break
+				}
+				return fmt.Errorf("%s: %s: %w", t.Name, call.name, err)
+			}
+			to.Took(call.name, time.Since(start))
+		}
+	}
+	if err = t.events(ctx, pods[:min(c.Events, len(pods))], to); err != nil || c.Last == nil {
+		return err
+	}
+	return c.Last(ctx)
+}
+
+// rest watches the runtime while nobody calls it.
+func (t *Target) rest(ctx context.Context, c *Crowd, to Scope) error {
+	if t.Cgroup == nil {
+		return nil
+	}
+	if err := wait(ctx, time.Second); err != nil { // what the last pod has set off
+		return err
+	}
+	before, err := t.cpu()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err = wait(ctx, c.Idle); err != nil {
+		return err
+	}
+	after, err := t.cpu()
+	if err != nil {
+		return err
+	}
+	to.Add("idle CPU", "%", 100*float64(after-before)/float64(time.Since(began)))
+	m, err := t.Memory()
+	if err != nil {
+		return err
+	}
+	to.Add("daemon", "MiB PSS", float64(m.Daemon)/1024)
+	to.Add("helpers, a pod", "KiB PSS", float64(m.Helpers)/float64(c.Count))
+	return nil
+}
+
+type look struct {
+	name string
+	do   func() error
+}
+
+// looks are the calls that change nothing.
+func (t *Target) looks(ctx context.Context, one made) []look {
+	rt := t.Runtime
+	return []look{
+		{"Version", func() error { _, err := rt.Version(ctx, &cri.VersionRequest{}); return err }},
+		{"Status", func() error { _, err := rt.Status(ctx, &cri.StatusRequest{}); return err }},
+		{"ListPodSandbox", func() error { _, err := rt.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }},
+		{"ListContainers", func() error { _, err := rt.ListContainers(ctx, &cri.ListContainersRequest{}); return err }},
+		{"PodSandboxStatus", func() error {
+			_, err := rt.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: one.sandbox})
+			return err
+		}},
+		{"ContainerStatus", func() error {
+			_, err := rt.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: one.container})
+			return err
+		}},
+		{"ContainerStats", func() error {
+			_, err := rt.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: one.container})
+			return err
+		}},
+		{"ListContainerStats", func() error {
+			_, err := rt.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})
+			return err
+		}},
+		{"ListPodSandboxStats", func() error {
+			_, err := rt.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
+			return err
+		}},
+		{"ListPodSandboxMetrics", func() error {
+			_, err := rt.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
+			return err
+		}},
+		{"ListImages", func() error { _, err := t.Images.ListImages(ctx, &cri.ListImagesRequest{}); return err }},
+		{"ImageFsInfo", func() error { _, err := t.Images.ImageFsInfo(ctx, &cri.ImageFsInfoRequest{}); return err }},
+	}
+}
+
+// events kills containers behind the runtime's back and adds how long it took until an event told
+// of it.
+func (t *Target) events(ctx context.Context, pods []made, to Scope) error {
+	if len(pods) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	stream, err := t.Runtime.GetContainerEvents(ctx, &cri.GetEventsRequest{})
+	if err != nil {
+		return fmt.Errorf("%s: GetContainerEvents: %w", t.Name, err)
+	}
+	for _, m := range pods {
+		pid, err := t.pid(ctx, m.container)
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		if err = unix.Kill(pid, unix.SIGKILL); err != nil {
+			return fmt.Errorf("%s: kill %d: %w", t.Name, pid, err)
+		}
+		for {
+			e, err := stream.Recv()
+			if unimplemented(err) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("%s: event of an exit: %w", t.Name, err)
+			}
+			if e.ContainerId == m.container && e.ContainerEventType == cri.ContainerEventType_CONTAINER_STOPPED_EVENT {
+				break
+			}
+		}
+		to.Took("event of an exit", time.Since(start))
+	}
+	return nil
+}
+
+// pid is that of a container's process, which every runtime tells in its verbose status.
+func (t *Target) pid(ctx context.Context, container string) (int, error) {
+	r, err := t.Runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container, Verbose: true})
+	if err != nil {
+		return 0, fmt.Errorf("%s: ContainerStatus: %w", t.Name, err)
+	}
+	var info struct {
+		Pid int `json:"pid"`
+	}
+	if err = json.Unmarshal([]byte(r.Info["info"]), &info); err == nil && info.Pid > 1 {
+		return info.Pid, nil
+	}
+	if pid, err := strconv.Atoi(r.Info["pid"]); err == nil && pid > 1 {
+		return pid, nil
+	}
+	return 0, fmt.Errorf("%s: the verbose status of %s tells no pid", t.Name, container)
+}
+
+// disperse removes pods, some at a time.
+func (t *Target) disperse(ctx context.Context, pods []made) error {
+	var g errgroup.Group
+	g.SetLimit(crowdWorkers)
+	for _, m := range pods {
+		g.Go(func() error { return t.remove(ctx, m.sandbox) })
+	}
+	return g.Wait()
+}
+
+// unimplemented says that a runtime does not have a call.
+func unimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
+
+// wait lets time pass: what is measured is that nothing happens.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/bench"
+	"gantry/internal/netns"
+)
+
+// floors measures alone what a runtime cannot do without.
+func floors(ctx context.Context, o *options, results *bench.Results) error {
+	to := results.Scope("the nearest limits, measured alone", bench.Limit)
+	times := 20
+	if !o.quick {
+		times = 100
+	}
+	dir := filepath.Join(o.dir, "floors")
+	if err := bundle(ctx, dir); err != nil {
+		return err
+	}
+	for i := range times {
+		if err := errors.Join(runtimeFloor(ctx, dir, "crun", i, to), kernelFloors(ctx, dir, to)); err != nil {
+			return err
+		}
+		if i < times/4 { // runc takes its time
+			if err := runtimeFloor(ctx, dir, "runc", i, to); err != nil {
+				return err
+			}
+		}
+	}
+	return logFloor(dir, o.plan().logBytes, to)
+}
+
+// bundle makes an OCI bundle with a shell.
+func bundle(ctx context.Context, dir string) error {
+	bin := filepath.Join(dir, "rootfs", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return err
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"sh", "true", "sleep"} {
+		if err = os.WriteFile(filepath.Join(bin, name), busybox, 0o755); err != nil { //nolint:gosec // a program
+			return err
+		}
+	}
+	cmd := exec.CommandContext(ctx, "crun", "spec")
+	cmd.Dir = dir
+	if out, failed := cmd.CombinedOutput(); failed != nil {
+		return fmt.Errorf("crun spec: %w: %s", failed, out)
+	}
+	config := filepath.Join(dir, "config.json")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	text, err = edit(text, []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(config, text, 0o600)
+}
+
+// runtimeFloor runs a container by its OCI runtime alone.
+func runtimeFloor(ctx context.Context, dir, runtime string, i int, to bench.Scope) error {
+	id := "bench-floor-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(i)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = null.Close() }()
+	call := func(name string, args ...string) error {
+		cmd := exec.CommandContext(ctx, runtime, append([]string{"--root", filepath.Join(dir, runtime)}, args...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = null, null, os.Stderr // no pipe: the container would hold it
+		began := time.Now()
+		err := cmd.Run()
+		to.Took(runtime+" "+name, time.Since(began))
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", runtime, name, err)
+		}
+		return nil
+	}
+	return errors.Join(
+		call("create", "create", "--bundle", dir, id), call("start", "start", id), call("exec", "exec", id, "true"),
+		call("delete --force", "delete", "--force", id))
+}
+
+// kernelFloors measures single acts of the kernel.
+func kernelFloors(ctx context.Context, dir string, to bench.Scope) error {
+	pin := filepath.Join(dir, "netns")
+	acts := []struct {
+		name string
+		do   func() error
+	}{
+		{"process: fork, execute, wait", func() error { return exec.CommandContext(ctx, "/bin/true").Run() }},
+		{"network namespace: make and pin", func() error { return netns.Create(netns.Spec{Net: pin}) }},
+		{"veth pair into it", func() error { return veth(pin) }},
+		{"veth pair: remove", func() error { return removeLink() }},
+		{"network namespace: unpin", func() error { return netns.Unpin(pin) }},
+		{"overlay: mount and unmount", func() error { return overlay(dir) }},
+	}
+	for _, a := range acts {
+		began := time.Now()
+		if err := a.do(); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+		to.Took(a.name, time.Since(began))
+	}
+	return nil
+}
+
+const floorLink = "gbench0"
+
+func veth(pin string) error {
+	ns, err := os.Open(pin)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = floorLink
+	v := netlink.NewVeth(attrs)
+	v.PeerName, v.PeerNamespace = "eth0", netlink.NsFd(int(ns.Fd()))
+	if err = netlink.LinkAdd(v); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(v)
+}
+
+func removeLink() error {
+	link, err := netlink.LinkByName(floorLink)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}
+
+func overlay(dir string) error {
+	for _, name := range []string{"upper", "work", "merged"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			return err
+		}
+	}
+	merged := filepath.Join(dir, "merged")
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", filepath.Join(dir, "rootfs"), filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		return err
+	}
+	return unix.Unmount(merged, 0)
+}
+
+// logFloor copies what a process writes into a pipe to a file, with no stamp and no look at it.
+func logFloor(dir string, size int64, to bench.Scope) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(filepath.Join(dir, "copy"))
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	written := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // a process of its own would cost more than it shows
+		block := make([]byte, 64<<10)
+		var failed error
+		for left := size; left > 0 && failed == nil; left -= int64(len(block)) {
+			_, failed = w.Write(block[:min(left, int64(len(block)))])
+		}
+		written <- errors.Join(failed, w.Close())
+	}()
+	_, err = io.Copy(out, r) // splices
+	err = errors.Join(err, <-written, r.Close(), out.Close(), os.Remove(out.Name()))
+	to.Add("pipe to file", "s", time.Since(began).Seconds())
+	return err
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gantry/internal/bench"
+)
+
+// plan says how much is measured.
+type plan struct {
+	rounds, lives, parallel int
+	logRounds               int
+	logBytes                int64
+	crowds                  []int
+	idle                    time.Duration
+	execs                   int
+}
+
+func (o *options) plan() plan {
+	if o.quick {
+		return plan{rounds: 6, lives: 4, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100}, idle: 10 * time.Second, execs: 100}
+	}
+	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, logBytes: 200e6, crowds: []int{100, 500}, idle: 30 * time.Second, execs: 500}
+}
+
+// workers is how many pods live at once where they do not live one after the other.
+const workers = 8
+
+// part is one of what is measured; each is done for one runtime and round at a time.
+type part struct {
+	name   string
+	rounds int
+	do     func(ctx context.Context, s *server, round int) error
+}
+
+func measure(ctx context.Context, o *options, servers []*server, results *bench.Results) error {
+	p := o.plan()
+	parts := []part{
+		{"life", p.rounds, func(ctx context.Context, s *server, _ int) error { return lives(ctx, o, s, results) }},
+		{"exec", p.logRounds, func(ctx context.Context, s *server, _ int) error {
+			return s.Execs(ctx, s.pods(o), 50, p.execs, results.Scope("exec, 50 a second", s.Name))
+		}},
+		{"log", p.logRounds, func(ctx context.Context, s *server, round int) error { return logs(ctx, o, s, round, results) }},
+	}
+	for _, n := range p.crowds {
+		parts = append(parts, part{"crowd", 1, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, n, results) }})
+	}
+	for _, part := range parts {
+		if !o.wants(part.name) {
+			continue
+		}
+		for round := range part.rounds {
+			fmt.Fprintf(os.Stderr, "%s %s, round %d of %d\n", time.Now().Format(time.TimeOnly), part.name, round+1, part.rounds)
+			for i := range servers {
+				s := servers[(i+round)%len(servers)] // nobody is always first
+				if part.name != "life" && s.Network == "cni" && s.Name == "gantry" {
+					continue // it differs from the other gantry in its network alone
+				}
+				if err := part.do(ctx, s, round); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (o *options) wants(part string) bool {
+	return o.only == "" || slices.Contains(strings.Split(o.only, ","), part)
+}
+
+func (s *server) pods(o *options) *bench.Pods {
+	return &bench.Pods{Image: s.image, CgroupParent: "/pods", LogDir: filepath.Join(o.dir, "logs")}
+}
+
+// lives measures lives on the runtime's network and on the node's, one after the other and side by side.
+func lives(ctx context.Context, o *options, s *server, results *bench.Results) error {
+	p := o.plan()
+	for _, host := range []bool{false, true} {
+		network := s.Network
+		if host {
+			if s.Name == "gantry" && s.Network == "cni" {
+				continue
+			}
+			network = "host"
+		}
+		for _, at := range []int{1, workers} {
+			l := &bench.Lives{Pods: *s.pods(o), Count: p.lives, Workers: at}
+			l.Host = host
+			if at > 1 {
+				l.Count = p.parallel
+			}
+			if err := s.Life(ctx, l, results.Scope(lifeCase(network, at), s.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func lifeCase(network string, workers int) string {
+	if workers == 1 {
+		return "a pod's life, " + network + " network"
+	}
+	return fmt.Sprintf("pods' lives, %d at once, %s network", workers, network)
+}
+
+// logs measures short and long lines from one container, and, each third round, short ones from 50.
+func logs(ctx context.Context, o *options, s *server, round int, results *bench.Results) error {
+	for _, c := range []struct {
+		name             string
+		line, containers int
+	}{{"lines of 100 bytes", 100, 1}, {"lines of 15000 bytes", 15000, 1}, {"lines of 100 bytes, 50 containers", 100, 50}} {
+		if c.containers > 1 && round%3 > 0 {
+			continue
+		}
+		l := &bench.Logs{Pods: *s.pods(o), Bytes: o.plan().logBytes, Line: c.line, Containers: c.containers, Dir: o.dir, Timeout: 5 * time.Minute}
+		where := fmt.Sprintf("log of %d MB, %s", l.Bytes/1e6, c.name)
+		if err := s.Log(ctx, l, results.Scope(where, s.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func crowd(ctx context.Context, o *options, s *server, n int, results *bench.Results) error {
+	to := results.Scope(fmt.Sprintf("%d pods", n), s.Name)
+	c := &bench.Crowd{Pods: *s.pods(o), Count: n, Idle: o.plan().idle, Calls: 50, Events: 10}
+	c.Last = func(ctx context.Context) error {
+		took, err := s.restart(ctx)
+		if err == nil {
+			to.Took("restart until ready", took)
+		}
+		return err
+	}
+	return s.Crowd(ctx, c, to)
+}
