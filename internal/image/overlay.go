@@ -61,10 +61,16 @@ func newOverlay(dir string, info *rootInfo) *overlay {
 	return m
 }
 
+// mount uses mount(2) while it can: a kernel without the other interface writes an error into its log
+// each time that it is tried.
 func (m *overlay) mount() error {
+	tooMany := m.mountByOptions()
+	if !errors.Is(tooMany, unix.E2BIG) {
+		return tooMany
+	}
 	err := m.mountByDescriptor()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return m.mountByOptions()
+		return tooMany
 	}
 	return err
 }
