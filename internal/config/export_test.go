@@ -8,3 +8,13 @@ func Keys() map[string]bool {
 	}
 	return keys
 }
+
+// FlagOf is the flag of a key.
+func FlagOf(key string) string {
+	for _, o := range options() {
+		if o.key == key {
+			return o.flag
+		}
+	}
+	return ""
+}

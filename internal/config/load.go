@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -82,6 +83,12 @@ func Changed(a, b *Options) []string {
 		}
 	}
 	return keys
+}
+
+// Reloadable says whether a running server takes another value of the option of this key. CNI
+// configurations and the registries' files are no options; they are read when they change or for each pull.
+func Reloadable(key string) bool {
+	return slices.Contains([]string{"log.level", "runtime.default", "runtime.paths"}, key)
 }
 
 // locate says of each illegal value where it was given.

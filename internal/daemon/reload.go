@@ -14,10 +14,6 @@ import (
 	"gantry/internal/pod"
 )
 
-// reloadable are the options that take effect in a running server. CNI configurations and the
-// registries' files are no options; they are read when they change or for each pull.
-var reloadable = []string{"log.level", "runtime.default", "runtime.paths"}
-
 // reloader replaces the options of a running server, all of those that can be or none.
 type reloader struct {
 	manager handlerSetter
@@ -82,8 +78,8 @@ func (r *reloader) reload(ctx context.Context) {
 		r.log.Error("configuration is not reloaded", "error", err)
 		return
 	}
-	applied := slices.DeleteFunc(config.Changed(r.last, o), func(key string) bool { return !slices.Contains(reloadable, key) })
-	waiting := slices.DeleteFunc(config.Changed(r.start, o), func(key string) bool { return slices.Contains(reloadable, key) })
+	applied := slices.DeleteFunc(config.Changed(r.last, o), func(key string) bool { return !config.Reloadable(key) })
+	waiting := slices.DeleteFunc(config.Changed(r.start, o), config.Reloadable)
 	r.last, r.waiting, r.broken = o, waiting, nil
 	r.log.Info("configuration is reloaded", "changed", applied)
 	if len(waiting) > 0 {
