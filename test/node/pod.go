@@ -13,8 +13,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// callTime is how long one call may take on a slow machine before the test calls it hung.
-const callTime = 2 * time.Minute
+// callTime is how long one call may take on a slow machine before the test calls it hung: two minutes,
+// or GANTRY_PATIENCE, a duration, on one in software emulation.
+func callTime() time.Duration {
+	if patience, err := time.ParseDuration(os.Getenv("GANTRY_PATIENCE")); err == nil {
+		return patience
+	}
+	return 2 * time.Minute
+}
 
 var pods atomic.Int64
 
@@ -61,7 +67,7 @@ func Container(name, image string, command ...string) *runtimeapi.ContainerConfi
 
 // Context bounds one call.
 func (n *Node) Context() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := context.WithTimeout(context.Background(), callTime())
 	n.t.Cleanup(cancel)
 	return ctx
 }
@@ -143,7 +149,7 @@ func (n *Node) RemovePod(id string) {
 // Exec runs a command in a container, which must exit 0, and returns its standard output.
 func (n *Node) Exec(id string, command ...string) string {
 	n.t.Helper()
-	r, err := n.Runtime.ExecSync(n.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: 30})
+	r, err := n.Runtime.ExecSync(n.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(callTime().Seconds()) / 2})
 	if err != nil {
 		n.t.Fatalf("exec %s: %v", strings.Join(command, " "), err)
 	}
@@ -187,7 +193,7 @@ func (n *Node) Ended(id string) *runtimeapi.ContainerStatus {
 // Eventually asks until true is the answer; too long is a failure of the test.
 func (n *Node) Eventually(what string, holds func() bool) {
 	n.t.Helper()
-	deadline := time.After(callTime)
+	deadline := time.After(callTime())
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
