@@ -8,6 +8,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X gantry/internal/config.Version=$(V
 TOOLS := $(CURDIR)/.cache/bin
 VM := $(CURDIR)/.cache/vm
 GOLANGCI_VERSION := v2.15.0
+NFPM_VERSION := v2.44.0
 
 # Rounds of random kills: `make test` does a few, `make faults` many.
 ROUNDS ?= 40
@@ -35,6 +36,10 @@ export GANTRY_TOOLS := $(TOOLS)
 build: ## leave bin/gantry and bin/gantry-keeper
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/ ./cmd/gantry ./cmd/gantry-keeper
 
+.PHONY: package
+package: build $(TOOLS)/nfpm $(TOOLS)/manpages ## leave a Debian package and a tarball of VERSION in .cache/package
+	hack/package '$(VERSION)' bin .cache/package
+
 .PHONY: clean
 clean: ## remove what the targets made
 	rm -rf bin .cache
@@ -61,6 +66,7 @@ vet:
 .PHONY: unit
 unit: deps ## the packages' own tests
 	go test -timeout 15m ./internal/... ./cmd/...
+	cd test/monitoring && go test ./...
 
 .PHONY: e2e
 e2e: deps build tools ## the real server, crictl and a registry
@@ -121,13 +127,29 @@ conformance-bench: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewpr
 	RUNTIME=$(RUNTIME) OUT=$(CURDIR)/.cache/conformance go test -timeout 10m -count=1 ./test/conformance -run TestImageBenchmarks -v
 
 .PHONY: test-cgroup2
-test-cgroup2: vm-deps build $(VM)/disk.img ## pods on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
-	rm -rf $(VM)/payload && mkdir -p $(VM)/payload
-	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
-	cp bin/gantry bin/gantry-keeper packaging/systemd/gantry.service $(VM)/payload
+test-cgroup2: vm-payload $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## pods and critest on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
+	hack/package 0.2.0 bin $(VM)/packages
+	cp $(VM)/packages/gantry-0.2.0-*.tar.gz $(VM)/payload/gantry.tar.gz
+	cp $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs $(VM)/payload
 	install -m 755 test/cgroup2/run.sh $(VM)/payload/run
 	printf '%s\n' '-test.run=$(RUN)' >$(VM)/payload/arguments
 	hack/vm $(VM) $(VM)/payload
+
+.PHONY: test-package
+test-package: vm-payload $(TOOLS)/crictl ## install, upgrade, cut the power, remove and purge the Debian package, in a virtual machine
+	for version in 0.1.0 0.2.0; do \
+		$(MAKE) --no-print-directory build VERSION=$$version; \
+		hack/package $$version bin $(VM)/packages; hack/package $$version bin $(VM)/packages/again; \
+	done
+	for made in $(VM)/packages/again/*; do cmp $$made $(VM)/packages/$${made##*/}; done # the same bytes again
+	cp $(VM)/packages/*.deb $(TOOLS)/crictl $(VM)/payload
+	install -m 755 test/cgroup2/package.sh $(VM)/payload/run
+	hack/vm $(VM) $(VM)/payload
+
+.PHONY: vm-payload
+vm-payload: vm-deps build $(TOOLS)/nfpm $(TOOLS)/manpages $(VM)/disk.img
+	rm -rf $(VM)/payload $(VM)/packages && mkdir -p $(VM)/payload
+	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
 
 .PHONY: check
 check: lint test ## lint and test
@@ -218,7 +240,17 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION):
 	GOBIN=$(TOOLS)/new CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv $(TOOLS)/new/golangci-lint $@
 
-.PHONY: $(TOOLS)/labregistry $(TOOLS)/leftovers
+$(TOOLS)/nfpm: $(TOOLS)/nfpm-$(NFPM_VERSION)
+	ln -sf $(notdir $<) $@
+
+$(TOOLS)/nfpm-$(NFPM_VERSION):
+	GOBIN=$(TOOLS)/new CGO_ENABLED=0 go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
+	mv $(TOOLS)/new/nfpm $@
+
+.PHONY: $(TOOLS)/labregistry $(TOOLS)/leftovers $(TOOLS)/manpages
+$(TOOLS)/manpages:
+	CGO_ENABLED=0 go build -o $@ ./cmd/gantry/internal/manpages
+
 $(TOOLS)/labregistry:
 	CGO_ENABLED=0 go build -o $@ ./test/labregistry
 

@@ -55,6 +55,9 @@ func Main(ctx context.Context, args []string, std Stdio) int {
 	return exitFailure
 }
 
+// Command is the whole command line, for those who describe it.
+func Command() *cobra.Command { return (&app{}).root() }
+
 // exitCode ends the command with a process's code and says nothing more.
 type exitCode int
 
