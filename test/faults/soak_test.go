@@ -1,8 +1,11 @@
 package faults_test
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,7 +21,10 @@ import (
 	"gantry/test/node"
 )
 
-const soakWorkers = 8
+const (
+	soakWorkers    = 8
+	metricsAddress = "127.0.0.1:19099"
+)
 
 // TestSoak churns pods for as long as GANTRY_SOAK says, with execs that leave children behind, images
 // and containers that fail, log rotation and kills of server and worker, and wants nothing to have
@@ -28,16 +34,20 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Skip("GANTRY_SOAK, a duration, is not set: see `make soak`")
 	}
-	w := newWorld(t, "builtin")
+	w := newWorld(t, "builtin", "--metrics-listen", metricsAddress)
 	w.churn(t, 2*soakWorkers, time.Now().Add(time.Hour)) // what pools and caches keep
 	w.warmUp(t)
 	before := w.figures()
 	stop := make(chan struct{})
 	var killer sync.WaitGroup
 	killer.Go(func() { w.killNowAndThen(stop) })
+	ctx, leave := context.WithCancel(context.Background())
+	deaf := w.subscribeAndStopReading(ctx)
 	pods := w.churn(t, 1<<30, time.Now().Add(length))
 	close(stop)
 	killer.Wait()
+	leave()
+	t.Logf("%d event streams were opened and never read", deaf())
 	w.n.Kill()
 	w.n.Restart()
 	w.churn(t, 2*soakWorkers, time.Now().Add(time.Hour)) // the server is a new one
@@ -147,7 +157,7 @@ func (w *world) live(name string, turn int) error {
 // trouble is what a pod has to live with; what it answers is of no interest, only what it leaves.
 func (w *world) trouble(turn int, sandbox *runtimeapi.PodSandboxConfig, pod, id string) {
 	ctx := w.n.Context()
-	switch turn % 4 {
+	switch turn % 6 {
 	case 0: // a child that holds the exec's output open
 		_, _ = w.n.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "sleep 1000 & echo started"}, Timeout: 1})
 	case 1: // a container that cannot be created, an image that is not there
@@ -161,7 +171,46 @@ func (w *world) trouble(turn int, sandbox *runtimeapi.PodSandboxConfig, pod, id 
 	case 3: // an exec past its time, a stop with a grace period
 		_, _ = w.n.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "1000"}, Timeout: 1})
 		_, _ = w.n.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 2})
+	case 4: // a client that vanishes while it is attached
+		w.vanish("attach", id)
+	case 5: // and one in the middle of an exec, whose command goes on
+		w.vanish("exec", id, "sh", "-c", "while :; do echo busy; sleep 0.1; done")
 	}
+}
+
+// vanish runs a command of gantry's and kills it when it has printed something, or after a few seconds.
+func (w *world) vanish(args ...string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	cmd := w.n.GantryCommand(ctx, args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil || cmd.Start() != nil {
+		return
+	}
+	_, _ = out.Read(make([]byte, 1))
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// subscribeAndStopReading opens streams of events until ctx ends, one every second, a few at a time,
+// and reads none. The returned function waits and says how many there were.
+func (w *world) subscribeAndStopReading(ctx context.Context) (opened func() int) {
+	var wg sync.WaitGroup
+	n := 0
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			own, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if _, err := w.n.Runtime.GetContainerEvents(own, &runtimeapi.GetEventsRequest{}); err == nil {
+				n++
+			}
+			wg.Go(func() { <-own.Done(); cancel() })
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	return func() int { wg.Wait(); return n }
 }
 
 // killNowAndThen kills the server or the worker every few seconds.
@@ -182,11 +231,37 @@ func (w *world) killNowAndThen(stop <-chan struct{}) {
 	}
 }
 
+// goroutines are the server's, as its metrics say.
+func (w *world) goroutines() int {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.n.Context(), http.MethodGet, "http://"+metricsAddress+"/metrics", http.NoBody)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	scanner := bufio.NewScanner(resp.Body)
+	for scanner.Scan() {
+		if value, found := strings.CutPrefix(scanner.Text(), "go_goroutines "); found {
+			n, bad := strconv.Atoi(value)
+			if bad != nil {
+				w.t.Fatal(bad)
+			}
+			return n
+		}
+	}
+	w.t.Fatal("the metrics have no go_goroutines")
+	return 0
+}
+
 // figures are what may not grow, of the server and the keeper.
 func (w *world) figures() map[string]int {
 	w.t.Helper()
 	holder, workerPid := w.n.Keeper()
-	f := map[string]int{}
+	f := map[string]int{"server goroutines": w.goroutines()}
 	for name, pid := range map[string]int{"server": w.n.Pid(), "holder": holder, "worker": workerPid} {
 		fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "fd"))
 		if err != nil {

@@ -54,12 +54,12 @@ type world struct {
 	pulled    string
 }
 
-func newWorld(t *testing.T, network string) *world {
+func newWorld(t *testing.T, network string, flags ...string) *world {
 	t.Helper()
 	dir := t.TempDir()
 	t.Setenv(killpoint.Env, dir)
 	w := &world{network: network, dir: dir}
-	opts := node.Options{Network: network, Flags: w.wrapPrograms(t), Runtime: "crun"}
+	opts := node.Options{Network: network, Flags: append(w.wrapPrograms(t), flags...), Runtime: "crun"}
 	w.n = node.Prepare(t, opts)
 	if network == "cni" {
 		w.stageNetwork(t, filepath.Join(w.n.Root, "net.d"))
