@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
@@ -42,6 +43,10 @@ var grpcCodes = []struct {
 	{errdefs.ErrAlreadyExists, codes.AlreadyExists},
 	{errdefs.ErrPermissionDenied, codes.PermissionDenied},
 	{errdefs.ErrResourceExhausted, codes.ResourceExhausted},
+	{syscall.ENOSPC, codes.ResourceExhausted},
+	{syscall.EDQUOT, codes.ResourceExhausted},
+	{syscall.EROFS, codes.Unavailable}, // a disk that fails: it may be mended
+	{syscall.EIO, codes.Unavailable},
 	{errdefs.ErrFailedPrecondition, codes.FailedPrecondition},
 	{errdefs.ErrConflict, codes.FailedPrecondition},
 	{errdefs.ErrNotModified, codes.FailedPrecondition},

@@ -190,6 +190,7 @@ func classed(err error) error {
 		wire.CodeNotFound: errdefs.ErrNotFound, wire.CodeInvalid: errdefs.ErrInvalidArgument,
 		wire.CodePrecondition: errdefs.ErrFailedPrecondition, wire.CodeUnavailable: errdefs.ErrUnavailable,
 		wire.CodeDeadline: context.DeadlineExceeded, wire.CodeAborted: errdefs.ErrAborted,
+		wire.CodeExhausted: errdefs.ErrResourceExhausted,
 	}[e.Code]
 	if class == nil {
 		class = errdefs.ErrUnknown

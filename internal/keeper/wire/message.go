@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Operations a client asks the worker for.
@@ -97,6 +98,7 @@ const (
 	CodeUnavailable  = "unavailable"
 	CodeDeadline     = "deadline-exceeded"
 	CodeAborted      = "aborted"
+	CodeExhausted    = "resource-exhausted" // of a disk
 	CodeUnknown      = "unknown"
 )
 
@@ -127,8 +129,13 @@ func Reply(id uint64, body any, err error) (*Frame, error) {
 func (f *Frame) SetError(err error) {
 	var classed *Error
 	f.Error, f.Code = err.Error(), CodeUnknown
-	if errors.As(err, &classed) {
+	switch {
+	case errors.As(err, &classed):
 		f.Code = classed.Code
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		f.Code = CodeExhausted
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO):
+		f.Code = CodeUnavailable
 	}
 }
 
