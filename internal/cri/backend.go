@@ -31,6 +31,14 @@ type Containers interface {
 	RemoveContainer(ctx context.Context, id string) error
 }
 
+// Checkpoints is the slice of lifecycle that writes containers to the disk and makes them again. All of
+// it ends with ctx.
+type Checkpoints interface {
+	CheckpointContainer(ctx context.Context, id, location string) error
+	CheckpointPod(ctx context.Context, podID, dir string, ids []string) error
+	RestorePod(ctx context.Context, dir string, spec *pod.SandboxSpec, containers []*pod.ContainerSpec) (*pod.RestoredPod, error)
+}
+
 // Resizer changes limits of what runs. What a request leaves zero stays.
 type Resizer interface {
 	UpdateContainer(ctx context.Context, id string, r *pod.Resources) error

@@ -45,6 +45,37 @@ type memory struct {
 	result   pod.ExecResult
 	reopened string
 	urls     []any
+	written  []string // checkpoints: what of, and where
+}
+
+func (m *memory) CheckpointContainer(ctx context.Context, id, location string) error {
+	_, err := m.Container(ctx, id)
+	m.written = append(m.written, location)
+	if at, ok := ctx.Deadline(); ok {
+		m.timeout = time.Until(at).Round(time.Second)
+	}
+	return first(m.fail, err)
+}
+
+func (m *memory) CheckpointPod(ctx context.Context, podID, dir string, ids []string) error {
+	_, err := m.Pod(ctx, podID)
+	m.written = append(append(m.written, dir), ids...)
+	return first(m.fail, err)
+}
+
+func (m *memory) RestorePod(ctx context.Context, dir string, spec *pod.SandboxSpec, all []*pod.ContainerSpec) (*pod.RestoredPod, error) {
+	m.written = append(m.written, dir)
+	id, err := m.RunPod(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	made := &pod.RestoredPod{ID: id, Containers: map[string]string{}}
+	for _, c := range all {
+		if made.Containers[c.Name], err = m.CreateContainer(ctx, id, c); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
 }
 
 func (m *memory) RunPod(_ context.Context, spec *pod.SandboxSpec) (string, error) {
@@ -264,7 +295,7 @@ func serve(t *testing.T, m *memory, in cri.Interceptors) (*grpc.ClientConn, stri
 
 func service(m *memory) *cri.Service {
 	return cri.New(cri.Options{
-		Pods: m, Containers: m, Resizer: m, Views: m, Statistics: m, Events: m, Streams: m, Images: m, Node: m, URLs: addresses{m}, Version: "1.2.3",
+		Pods: m, Containers: m, Checkpoints: m, Resizer: m, Views: m, Statistics: m, Events: m, Streams: m, Images: m, Node: m, URLs: addresses{m}, Version: "1.2.3",
 	})
 }
 

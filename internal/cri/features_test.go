@@ -54,6 +54,9 @@ var nodeNotes = map[string]string{
 	"userns_options.mode":           "where Status tells user_namespaces",
 	"userns_options.uids.host_id":   "FailedPrecondition for ids that another pod has",
 	"linux.resources.oom_score_adj": "not below the server's own",
+	"location":                      "FailedPrecondition where the runtime or CRIU has no checkpoints, which the error names",
+	"output_path":                   "FailedPrecondition where the runtime or CRIU has no checkpoints, which the error names",
+	"checkpoint_path":               "FailedPrecondition where the runtime or CRIU has no checkpoints, which the error names",
 }
 
 // TestFeatures holds docs/features.md against what the code does.

@@ -24,15 +24,16 @@ const legacy = "runtime.v1alpha2"
 
 // Options are what the services stand on. All backends are required.
 type Options struct {
-	Pods       Pods
-	Containers Containers
-	Resizer    Resizer
-	Views      ContainerViews
-	Statistics Statistics
-	Events     Events
-	Streams    Streams
-	Images     Images
-	Node       Node
+	Pods        Pods
+	Containers  Containers
+	Checkpoints Checkpoints
+	Resizer     Resizer
+	Views       ContainerViews
+	Statistics  Statistics
+	Events      Events
+	Streams     Streams
+	Images      Images
+	Node        Node
 	// URLs hands out the addresses at which exec, attach and port-forward are served.
 	URLs    StreamURLs
 	Log     *slog.Logger // nil: slog.Default
@@ -45,18 +46,19 @@ type Service struct {
 	runtime.UnsafeRuntimeServiceServer
 	runtime.UnsafeImageServiceServer
 
-	pods       Pods
-	containers Containers
-	resizer    Resizer
-	views      ContainerViews
-	statistics Statistics
-	events     Events
-	streams    Streams
-	images     Images
-	node       Node
-	urls       StreamURLs
-	log        *slog.Logger
-	version    string
+	pods        Pods
+	containers  Containers
+	checkpoints Checkpoints
+	resizer     Resizer
+	views       ContainerViews
+	statistics  Statistics
+	events      Events
+	streams     Streams
+	images      Images
+	node        Node
+	urls        StreamURLs
+	log         *slog.Logger
+	version     string
 }
 
 var (
@@ -67,7 +69,7 @@ var (
 // New returns the services over o's backends.
 func New(o Options) *Service {
 	s := &Service{
-		pods: o.Pods, containers: o.Containers, resizer: o.Resizer, views: o.Views,
+		pods: o.Pods, containers: o.Containers, checkpoints: o.Checkpoints, resizer: o.Resizer, views: o.Views,
 		statistics: o.Statistics, events: o.Events, streams: o.Streams,
 		images: o.Images, node: o.Node, urls: o.URLs, log: o.Log, version: o.Version,
 	}

@@ -21,37 +21,27 @@ import (
 	"gantry/internal/pod"
 )
 
-// unbuilt are the RPCs that answer Unimplemented, whatever is asked.
-var unbuilt = []string{"CheckpointContainer", "CheckpointPod", "RestorePod"}
-
 func TestEveryRPCAnswersUnderBothNames(t *testing.T) {
 	conn, _ := serve(t, &memory{}, cri.Interceptors{})
-	missing := make(map[string]bool)
-	for _, m := range unbuilt {
-		missing[m] = true
-	}
 	for _, d := range []grpc.ServiceDesc{runtime.RuntimeService_ServiceDesc, runtime.ImageService_ServiceDesc} {
 		for _, version := range []string{"runtime.v1", "runtime.v1alpha2"} {
 			service := "/" + version + strings.TrimPrefix(d.ServiceName, "runtime.v1") + "/"
 			for _, m := range d.Methods {
 				err := conn.Invoke(t.Context(), service+m.MethodName, &emptypb.Empty{}, &emptypb.Empty{})
-				checkBuilt(t, service, m.MethodName, missing[m.MethodName], err)
+				checkBuilt(t, service+m.MethodName, err)
 			}
 			for _, s := range d.Streams {
 				err := drain(t.Context(), conn, service+s.StreamName)
-				checkBuilt(t, service, s.StreamName, missing[s.StreamName], err)
+				checkBuilt(t, service+s.StreamName, err)
 			}
 		}
 	}
 }
 
-func checkBuilt(t *testing.T, service, method string, missing bool, err error) {
+func checkBuilt(t *testing.T, method string, err error) {
 	t.Helper()
-	if got := status.Code(err) == codes.Unimplemented; got != missing {
-		t.Errorf("%s%s: %v, want it unimplemented: %v", service, method, err, missing)
-	}
-	if missing && !strings.Contains(status.Convert(err).Message(), method) {
-		t.Errorf("%s%s does not name itself: %v", service, method, err)
+	if status.Code(err) == codes.Unimplemented {
+		t.Errorf("%s: %v", method, err)
 	}
 }
 

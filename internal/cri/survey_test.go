@@ -95,6 +95,12 @@ func surveyed() []request {
 			RuntimeConfig: &runtime.RuntimeConfig{NetworkConfig: &runtime.NetworkConfig{PodCidr: "10.0.0.0/16"}},
 		}, map[string]string{"runtime_config.network_config.pod_cidr": "the network's own configuration holds it"}},
 		{"Status", &runtime.StatusRequest{}, nil},
+		{"CheckpointContainer", &runtime.CheckpointContainerRequest{ContainerId: "c1", Location: "/var/c1.tar", Timeout: 1}, nil},
+		{"CheckpointPod", &runtime.CheckpointPodRequest{PodSandboxId: "aa11", OutputPath: "/var/aa11", ContainerIds: []string{"c1"}}, nil},
+		{"RestorePod", &runtime.RestorePodRequest{
+			CheckpointPath: "/var/aa11", Config: fullRunPodSandbox().GetConfig(), RuntimeHandler: "runc",
+			ContainerConfigs: []*runtime.ContainerConfig{fullCreateContainer().GetConfig()},
+		}, ignoredByRestorePod()},
 		{"UpdatePodSandboxResources", &runtime.UpdatePodSandboxResourcesRequest{
 			PodSandboxId: "aa11", Overhead: fullResources(), Resources: fullResources(),
 		}, nil},
@@ -128,6 +134,16 @@ func ignoredByCreateContainer() map[string]string {
 	}
 }
 
+func ignoredByRestorePod() map[string]string {
+	ignored := map[string]string{"config.linux.security_context.seccomp_profile_path": "seccomp, its successor, is set"}
+	for field, why := range ignoredByCreateContainer() {
+		if field, ok := strings.CutPrefix(field, "config."); ok {
+			ignored["container_configs."+field] = why
+		}
+	}
+	return ignored
+}
+
 func fullPullImage() *runtime.PullImageRequest {
 	return &runtime.PullImageRequest{
 		Image: &runtime.ImageSpec{Image: "example.org/app:1", Annotations: map[string]string{"a": "b"}},
@@ -149,7 +165,7 @@ func (r request) call(t *testing.T, req proto.Message) (string, error) {
 	}
 	slices.Sort(m.asked)
 	all := []any{
-		m.pods, m.containers, m.asked, m.grace, m.updated, m.update, m.overhead, m.pulledBy, m.exec, m.timeout, m.reopened, m.urls,
+		m.pods, m.containers, m.asked, m.grace, m.updated, m.update, m.overhead, m.pulledBy, m.exec, m.timeout, m.reopened, m.urls, m.written,
 	}
 	if p := m.pulled; p != nil {
 		all = append(all, p.Ref, p.Auth, p.Annotations)

@@ -91,6 +91,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Logs:          kept,
 		Meter:         stats.New(cgroups, images),
 		StateDir:      o.State,
+		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
 		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
 		Log:           s.log.With("component", "lifecycle"),
 		Hook:          s.reached,
@@ -181,7 +182,7 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 		return nil, err
 	}
 	return native.New(native.Options{
-		Keeper: k, Rootfs: images, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
+		Keeper: k, Rootfs: images, Changes: images, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
 		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, CDISpecDirs: s.opts.Runtime.CDIDirs, Hook: s.points.Reached,
 	})

@@ -51,7 +51,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	}
 	reload := s.newReloader(p)
 	service := cri.New(cri.Options{
-		Pods: p.manager, Containers: p.manager, Resizer: p.manager, Views: p.manager,
+		Pods: p.manager, Containers: p.manager, Checkpoints: p.manager, Resizer: p.manager, Views: p.manager,
 		Statistics: p.manager, Events: p.manager, Streams: measured,
 		Images: watchedImages{p.manager, &pulls}, Node: reload, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,

@@ -87,11 +87,22 @@ type Create struct {
 	Sandbox *pod.Sandbox
 	Files   Files      // of the sandbox
 	Image   *pod.Image // resolved by lifecycle from the image namespace
+	// Restore, if set, is the checkpoint that StartContainer restores instead of starting a new process.
+	// Engines that are no Checkpointer refuse it.
+	Restore *Restore
 	// TargetPid is the node's pid of the container whose PID namespace is joined (NamespaceTarget).
 	TargetPid int
 	// Adjust is what plugins want changed beyond what Spec already says, nil for nothing. An engine
 	// applies all of it, or refuses what it cannot express with errdefs.ErrNotImplemented, naming the field.
 	Adjust *pod.Adjustment
+}
+
+// Restore says which checkpoint a container is made of.
+type Restore struct {
+	Dir string // unpacked, as package checkpoint describes it; it stays until StartContainer has returned
+	// Exact says that the spec describes the process that was checkpointed: one that differs is
+	// ErrInvalidArgument. Else the checkpoint's process counts, whatever the spec says.
+	Exact bool
 }
 
 // Created is what CreateContainer made.
@@ -213,6 +224,13 @@ type ImagePorter interface {
 	Import(ctx context.Context, r io.Reader) (ids []string, err error)
 }
 
+// Viewer is an optional power of an image store.
+type Viewer interface {
+	// View shows the root file system of an image as a directory on this node, which use must not
+	// change and which is gone after the call.
+	View(ctx context.Context, id string, use func(dir string) error) error
+}
+
 // Dialer is an optional power: connections into a sandbox that is not a network namespace.
 type Dialer interface {
 	Dial(ctx context.Context, key pod.Key, port int32) (io.ReadWriteCloser, error)
@@ -227,4 +245,26 @@ type LogReopener interface {
 // Stater is an optional power: statistics of a container that has no cgroup on the node.
 type Stater interface {
 	Stats(ctx context.Context, key pod.Key) (*pod.Stats, error)
+}
+
+// Pauser is an optional power: containers that do not run for a while.
+type Pauser interface {
+	// Pause freezes all processes of a running container; one that is paused is no error.
+	Pause(ctx context.Context, key pod.Key) error
+	// Resume lets them go on. It first waits for a capture of the container that a crash may have left
+	// under way. What is not paused, or has ended, is no error.
+	Resume(ctx context.Context, key pod.Key) error
+}
+
+// Checkpointer is an optional power: containers written to the disk, to be made again from there by
+// CreateContainer with Restore. An engine that has it is a Pauser too.
+type Checkpointer interface {
+	// CanCheckpoint says, before anything is done, why containers of a runtime handler can be neither
+	// checkpointed nor restored on this node: ErrFailedPrecondition naming what is missing.
+	CanCheckpoint(ctx context.Context, handler string) error
+	// Checkpoint writes the state of a running container to the directory, which is empty: its
+	// processes, what its root file system changed and what it was started with, under the names of
+	// package checkpoint. The container is as it was afterwards, paused if it was paused. When ctx ends
+	// nothing works on the directory any more when the call returns.
+	Checkpoint(ctx context.Context, key pod.Key, dir string) error
 }

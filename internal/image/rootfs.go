@@ -46,6 +46,9 @@ type Mount struct {
 	// IDs, if they have a user namespace, is the pinned one in which files are to belong to the same ids
 	// as they do without one.
 	IDs netns.Spec
+
+	// fill puts something into the writable layer before it is mounted; nil leaves it empty.
+	fill func(upper string, layers []layerRecord) error
 }
 
 // Prepare mounts an image and returns the path. A second call with the key returns what the first
@@ -93,6 +96,11 @@ func (s *Store) prepare(m *Mount) (_ string, err error) {
 		return "", err
 	}
 	s.opts.Hook("rootfs/recorded")
+	if m.fill != nil {
+		if err = m.fill(filepath.Join(dir, "upper"), info.Layers); err != nil {
+			return "", err
+		}
+	}
 	if m.IDs.User == "" {
 		err = s.mount(m.Key, info)
 	} else {

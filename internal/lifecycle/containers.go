@@ -70,6 +70,9 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 	if err != nil {
 		return err
 	}
+	if c.now.Load().Restored {
+		m.hasRestored(c)
+	}
 	if err = m.reached(OpStartContainer, pointRecord); err != nil {
 		return err
 	}

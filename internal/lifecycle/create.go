@@ -59,10 +59,15 @@ func (m *Manager) createdContainer(p *podEntry, spec *pod.ContainerSpec, imageID
 }
 
 func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.ContainerSpec) (string, error) {
-	image, err := m.imageFor(ctx, p.now.Load().Engine, spec.ImageID)
+	image, from, err := m.imageOrCheckpoint(ctx, p, spec.ImageID)
 	if err != nil {
 		return "", err
 	}
+	return m.createFrom(ctx, p, spec, image, from)
+}
+
+// createFrom creates a container of an image, or of a checkpoint whose image it is.
+func (m *Manager) createFrom(ctx context.Context, p *podEntry, spec *pod.ContainerSpec, image *pod.Image, from *source) (string, error) {
 	if c := m.createdContainer(p, spec, image.ID); c != nil {
 		return c.id(), nil
 	}
@@ -78,6 +83,10 @@ func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.Co
 	if err != nil {
 		return "", err
 	}
+	if from != nil {
+		c.source, c.create.Restore = from, &engine.Restore{Dir: m.checkpointDir(c.key), Exact: from.exact}
+		c.note(func(is pod.Container) *pod.Container { is.Restored = true; return &is })
+	}
 	m.index.addContainer(c)
 	if err := m.makeContainer(ctx, c); err != nil {
 		if undone := m.undoContainer(context.WithoutCancel(ctx), OpUndoContainer, c); undone != nil {
@@ -87,7 +96,7 @@ func (m *Manager) createContainer(ctx context.Context, p *podEntry, spec *pod.Co
 		return "", err
 	}
 	m.tellContainer(ctx, c, pod.MomentCreated)
-	c.create = nil
+	c.create, c.source = nil, nil
 	return c.id(), nil
 }
 

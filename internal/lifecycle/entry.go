@@ -162,6 +162,7 @@ type containerEntry struct {
 	key     pod.Key
 	pod     *podEntry
 	create  *engine.Create // while it is being created
+	source  *source        // while it is being created from a checkpoint
 	exited  chan struct{}  // closed when the container has ended
 	once    sync.Once      // closes exited
 	oldBoot bool           // its record is from before the machine last started

@@ -59,9 +59,22 @@ func (c *client) life() bool {
 		return nil // it was started before the crash
 	}
 	run := func(ctx context.Context) (err error) { podID, err = c.m.RunPod(ctx, sandbox("web")); return err }
+	dir := c.t.TempDir()
+	checkpointed := func(ctx context.Context) error { return c.m.CheckpointPod(ctx, podID, dir, []string{id}) }
+	var copied string
+	restore := func(ctx context.Context) error {
+		p, err := c.m.RestorePod(ctx, dir, sandbox("copy"), []*pod.ContainerSpec{container("main", "ignore", "TERM")})
+		if err == nil {
+			copied = p.ID
+		}
+		return err
+	}
 	return c.act("run", run) &&
 		c.act("create", create("main", "ignore", "TERM")) &&
 		c.act("start", start) &&
+		c.act("checkpoint", checkpointed) &&
+		c.act("restore", restore) &&
+		c.act("remove the copy", func(ctx context.Context) error { return c.m.RemovePod(ctx, copied) }) &&
 		c.act("stop container", func(ctx context.Context) error { return c.m.StopContainer(ctx, id, time.Second) }) &&
 		c.act("remove container", func(ctx context.Context) error { return c.m.RemoveContainer(ctx, id) }) &&
 		c.act("create another", create("other", "sleep")) &&
@@ -177,6 +190,9 @@ func (w *world) mustAgree(m *lifecycle.Manager) {
 	}
 	for _, c := range m.Containers(context.Background()) {
 		known[string(c.Spec.Key)] = struct{}{}
+	}
+	if paused := w.engine.Paused(); len(paused) > 0 {
+		w.t.Errorf("still paused: %v", paused)
 	}
 	for _, left := range w.left() {
 		key := strings.TrimSuffix(left[strings.LastIndexAny(left, " /")+1:], ".json")

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,9 @@ type Options struct {
 	// Meter reads what containers use, for engines that do not know better; nil when nobody can.
 	Meter    Meter
 	StateDir string // holds pods/<key>, the files of each pod; a reboot may forget it
+	// CheckpointDir holds what is to be restored, unpacked, until it is; on a disk, because it is as large
+	// as the memory of the processes was. "" is checkpoints in StateDir.
+	CheckpointDir string
 	// ResolvConf and Hosts are the node's own; empty is the usual path below /etc.
 	ResolvConf    string
 	Hosts         string
@@ -110,6 +114,7 @@ type Manager struct {
 	handlers atomic.Pointer[handlers]
 
 	locks    keylock.Locks[pod.Key] // by sandbox; and by container, for its start, resizes and removal
+	restores keylock.Locks[string]  // by the pod's name, taken before locks
 	index    *index
 	events   *event.Log
 	foreign  map[pod.Key]*pod.Sandbox // records whose engine is not configured; set by Recover
@@ -139,6 +144,9 @@ func New(opts Options) (*Manager, error) {
 	}
 	if opts.Plugins == nil {
 		opts.Plugins = nobody{}
+	}
+	if opts.CheckpointDir == "" {
+		opts.CheckpointDir = filepath.Join(opts.StateDir, "checkpoints")
 	}
 	if opts.Log == nil {
 		opts.Log = slog.Default()

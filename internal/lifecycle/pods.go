@@ -25,7 +25,7 @@ func (m *Manager) RunPod(ctx context.Context, spec *pod.SandboxSpec) (string, er
 		if p := m.readyPod(spec); p != nil {
 			return p.id(), nil
 		}
-		return m.runPod(ctx, spec, name)
+		return m.runPod(ctx, &pod.Sandbox{Spec: *spec, Engine: name})
 	})
 }
 
@@ -40,9 +40,9 @@ func (m *Manager) readyPod(spec *pod.SandboxSpec) *podEntry {
 	return nil
 }
 
-func (m *Manager) runPod(ctx context.Context, spec *pod.SandboxSpec, engineName string) (string, error) {
-	sb := &pod.Sandbox{Spec: *spec, Engine: engineName, State: pod.SandboxCreating, CreatedAt: time.Now(), Step: pointIntent}
-	sb.Spec.Key = pod.NewKey()
+// runPod makes the sandbox sb, of which spec and engine are known.
+func (m *Manager) runPod(ctx context.Context, sb *pod.Sandbox) (string, error) {
+	sb.Spec.Key, sb.State, sb.CreatedAt, sb.Step = pod.NewKey(), pod.SandboxCreating, time.Now(), pointIntent
 	p := m.newPodEntry(sb)
 	unlock, err := m.locks.Lock(ctx, p.key)
 	if err != nil {
@@ -101,13 +101,17 @@ func (m *Manager) undoPodLater(op Op, p *podEntry) {
 	})
 }
 
-// locked runs do with the pod's lock held.
+// locked runs do with the pod's lock held. A checkpoint that could not be ended is ended first: what is
+// paused can't be stopped.
 func (m *Manager) locked(ctx context.Context, p *podEntry, do func(context.Context) error) error {
 	unlock, err := m.locks.Lock(ctx, p.key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := m.endCapture(ctx, p); err != nil {
+		m.log.Warn("a checkpoint could not be ended", "pod", p.key, "error", err)
+	}
 	return do(ctx)
 }
 

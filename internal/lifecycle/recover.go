@@ -32,6 +32,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := os.MkdirAll(m.podsDir(), 0o755); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
+	if err := os.MkdirAll(m.opts.CheckpointDir, 0o700); err != nil {
+		return fmt.Errorf("make directory of checkpoints: %w", err)
+	}
 	bounded, cancel := context.WithTimeout(ctx, m.times.Recover)
 	defer cancel()
 	for _, part := range []struct {
@@ -117,7 +120,14 @@ func (m *Manager) observeAll() []<-chan struct{} {
 func (m *Manager) finish() []<-chan struct{} {
 	var work []<-chan struct{}
 	for _, p := range m.index.allPods() {
-		switch p.now.Load().State {
+		sb := p.now.Load()
+		if sb.Capture != nil {
+			work = append(work, m.finishCapture(p))
+		}
+		if sb.State == pod.SandboxReady && sb.Restoring {
+			work = append(work, m.unrestoreNow(p))
+		}
+		switch sb.State {
 		case pod.SandboxCreating:
 			work = append(work, m.finishPod(OpUndoPod, p))
 		case pod.SandboxRemoving:
@@ -222,6 +232,7 @@ func (m *Manager) collect(ctx context.Context) {
 	if err := m.opts.Network.GC(bounded, keep); err != nil && !errdefs.IsNotImplemented(err) {
 		m.log.Warn("the network's garbage was not collected", "error", err)
 	}
+	m.collectCheckpoints()
 	entries, err := os.ReadDir(m.podsDir())
 	if err != nil {
 		m.log.Warn("the state directory was not read", "error", err)

@@ -23,6 +23,8 @@ const (
 	OpStopContainer   Op = "StopContainer"
 	OpRemoveContainer Op = "RemoveContainer"
 	OpRecover         Op = "Recover"
+	OpCheckpoint      Op = "Checkpoint" // of one container or of several
+	OpRestorePod      Op = "RestorePod" // what comes after the sandbox
 )
 
 // Point is a moment after which a crash must lose nothing: a step of an operation was done, or the
@@ -42,6 +44,12 @@ const (
 	pointKill    = "kill"    // SIGKILL was sent and the exit seen
 	pointRecord  = "record"  // the journal says what has happened
 	pointForget  = "forget"  // the record is gone
+
+	pointPaused    = "paused"    // no selected container runs
+	pointCaptured  = "captured"  // all of them are on the disk
+	pointResumed   = "resumed"   // all of them run again
+	pointPublished = "published" // the checkpoint has the name that the client gave
+	pointContainer = "container" // one more container of the checkpoint is created
 )
 
 // The parts of Recover.
@@ -72,6 +80,7 @@ const (
 	stepStart   = "sandbox start"
 	stepPlugins = "plugins"
 	stepPublish = "publish"
+	stepUnpack  = "checkpoint unpack"
 	stepCreate  = "container create"
 
 	// stepRun is what a container is at while it is being started.
@@ -99,6 +108,7 @@ func (m *Manager) podSteps() []step[*podEntry] {
 // containerSteps is the way to a container that can be started.
 func (m *Manager) containerSteps() []step[*containerEntry] {
 	return []step[*containerEntry]{
+		{name: stepUnpack, do: m.unpackCheckpoint, remove: m.removeCheckpoint},
 		{name: stepPlugins, do: m.adjust, remove: m.tellContainerRemoved},
 		{name: stepCreate, do: m.engineCreate, remove: m.engineRemove},
 		{name: stepPublish, do: m.publishContainer},
@@ -139,6 +149,8 @@ func Points() []Point {
 	add(OpRemoveContainer, pointIntent)
 	add(OpRemoveContainer, containers...)
 	add(OpRemoveContainer, pointForget)
+	add(OpCheckpoint, pointIntent, pointPaused, pointCaptured, pointResumed, pointPublished, pointRecord)
+	add(OpRestorePod, pointContainer, pointRecord)
 	return all
 }
 

@@ -152,7 +152,7 @@ func (w *world) left() []string {
 		all = append(all, "network of "+string(k))
 	}
 	w.net.mu.Unlock()
-	for _, pattern := range []string{"journal/pods/*", "journal/containers/*", "state/pods/*"} {
+	for _, pattern := range []string{"journal/pods/*", "journal/containers/*", "state/pods/*", "state/checkpoints/*"} {
 		files, err := filepath.Glob(filepath.Join(w.dir, pattern))
 		if err != nil {
 			w.t.Fatal(err)

@@ -41,6 +41,8 @@ type Features struct {
 	// UserNamespaces says that it joins a user namespace; a runtime that says nothing about namespaces
 	// does, if it is crun or runc.
 	UserNamespaces bool
+	// Checkpoints says that it has checkpoint and restore; what they need beside it is CheckpointGap's.
+	Checkpoints bool
 }
 
 // RecursiveReadOnly says whether the runtime knows the mount option "rro".
@@ -87,6 +89,7 @@ func Probe(ctx context.Context, path string) (*Features, error) {
 	f.Name, f.Version = parseVersion(out, f.Name)
 	f.SystemdCgroup = f.Name != "crun" || bytes.Contains(out, []byte("+SYSTEMD"))
 	f.UserNamespaces = f.Name == "crun" || f.Name == "runc"
+	f.Checkpoints = f.Name == "runc" || f.Name == "runsc" || f.Name == "crun" && bytes.Contains(out, []byte("+CRIU"))
 	// Runtimes of the time before the command print a usage text or an error.
 	if out, err := output(ctx, path, "features"); err == nil {
 		f.read(out)
@@ -109,8 +112,9 @@ func since(version string, major, minor int) bool {
 // read takes over what `features` printed (OCI runtime spec, features.md).
 func (f *Features) read(out []byte) {
 	var said struct {
-		OCIVersionMax string   `json:"ociVersionMax"`
-		MountOptions  []string `json:"mountOptions"`
+		OCIVersionMax string            `json:"ociVersionMax"`
+		MountOptions  []string          `json:"mountOptions"`
+		Annotations   map[string]string `json:"annotations"`
 		Linux         struct {
 			Namespaces []string `json:"namespaces"`
 			Cgroup     struct {
@@ -131,6 +135,11 @@ func (f *Features) read(out []byte) {
 	}
 	if s := said.Linux.Cgroup.Systemd; s != nil {
 		f.SystemdCgroup = *s
+	}
+	for name, value := range said.Annotations {
+		if strings.HasSuffix(name, ".checkpoint.enabled") {
+			f.Checkpoints = value == "true"
+		}
 	}
 }
 

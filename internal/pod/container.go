@@ -221,4 +221,6 @@ type Container struct {
 	// Adjustment is what plugins had changed when the container was created; nil is nothing.
 	Adjustment *Adjustment `json:"adjustment,omitempty"`
 	Step       string      `json:"step,omitempty"`
+	// Restored says that the container was made of a checkpoint, which its start restores.
+	Restored bool `json:"restored,omitempty"`
 }

@@ -133,6 +133,22 @@ type Sandbox struct {
 	CgroupPath string `json:"cgroup,omitempty"`
 	// Step is the last step of the list that was begun, for recovery and for `gantry inspect`.
 	Step string `json:"step,omitempty"`
+	// Capture is the checkpoint that is being taken of the pod's containers; nil when none is.
+	Capture *Capture `json:"capture,omitempty"`
+	// Restoring says that the pod is being made from a checkpoint and not all of it is there.
+	Restoring bool `json:"restoring,omitempty"`
+}
+
+// Capture is a checkpoint under way: what is to be undone if it does not come to its end.
+type Capture struct {
+	Containers []Key    `json:"containers"` // that are paused, or may be
+	Partial    []string `json:"partial"`    // paths of what is not whole, or may be
+}
+
+// RestoredPod is what restoring a pod made.
+type RestoredPod struct {
+	ID         string
+	Containers map[string]string // ids by name
 }
 
 // HostNetwork says whether the sandbox uses the node's network namespace.

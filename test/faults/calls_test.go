@@ -68,7 +68,7 @@ func running(w *world) {
 }
 
 func calls() []*call {
-	return append(podCalls(), append(containerCalls(), imageCalls()...)...)
+	return append(podCalls(), append(containerCalls(), append(checkpointCalls(), imageCalls()...)...)...)
 }
 
 func podCalls() []*call {

@@ -3,7 +3,6 @@ package faults_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -32,7 +31,7 @@ const wrapper = `#!/bin/sh
 armed=%[1]q name=%[2]q real=%[3]q
 if [ -n "$CNI_COMMAND" ]; then command=$CNI_COMMAND; else
   for command in "$@"; do
-    case $command in create|start|exec|delete) break;; esac
+    case $command in create|start|exec|delete|pause|resume|checkpoint|restore) break;; esac
   done
 fi
 [ -f "$armed" ] || exec "$real" "$@"
@@ -64,13 +63,12 @@ type program struct {
 
 func (w *world) wrapPrograms(t *testing.T) (flags []string) {
 	t.Helper()
-	crun, err := exec.LookPath("crun")
-	if err != nil {
-		t.Fatal(err)
-	}
+	crun, _ := node.PlayCRIU(t)
 	w.programs = []program{{"crun", map[string][]string{
 		"CreateContainer": {"create"}, "CreateContainer, terminal": {"create"}, "StartContainer": {"start"}, "ExecSync": {"exec"},
 		"RemoveContainer": {"delete"}, "RemovePodSandbox": {"delete"}, "RunPodSandbox, one PID namespace": {"create", "start"},
+		"CheckpointContainer": {"pause", "checkpoint", "resume"}, "CheckpointPod": {"pause", "checkpoint", "resume"},
+		"StartContainer of a checkpoint": {"restore"},
 	}}}
 	flags = []string{"--runtime", "crun=" + w.wrap(t, "crun", crun)}
 	if w.network == "cni" {

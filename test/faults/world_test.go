@@ -123,6 +123,7 @@ func (w *world) reset(t testing.TB) {
 	w.sandbox.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 80, HostPort: 18080}}
 	w.config = node.Container("main", w.image, "sh", "-c", lines)
 	w.disarm()
+	w.forgetCheckpoints()
 	if err := os.RemoveAll(w.sandbox.LogDirectory); err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ type container struct {
 	ended    chan struct{} // closed when it exits
 	execs    int           // processes of Exec that run now
 	orphans  int           // children that outlived the main process
+	paused   bool
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -16,7 +16,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/engine"
-	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/ociruntime"
 	"gantry/internal/ocispec"
@@ -77,7 +76,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	if err != nil {
 		return engine.Created{}, err
 	}
-	r := &containerRecord{Runtime: runtime, Created: engine.Created{
+	r := &containerRecord{Runtime: runtime, Handler: sandbox.Handler, UserNS: sandbox.Namespaces.User != "", Restored: req.Restore != nil, Created: engine.Created{
 		ID: string(c.Key), StopSignal: req.Image.Config.StopSignal,
 	}}
 	if r.Created.CgroupPath, err = e.cgroupOf(req, sandbox); err != nil {
@@ -85,7 +84,15 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	}
 	// The runtime has its own copies of them once it has created the container.
 	defer func() { _ = e.unmapMounts(c.Key) }()
+	if req.Restore != nil {
+		if err = e.canRestore(ctx, sandbox); err != nil {
+			return engine.Created{}, err
+		}
+	}
 	spec, err := e.spec(ctx, req, sandbox, r)
+	if err == nil && req.Restore != nil {
+		err = restoreProcess(spec, r, req.Restore)
+	}
 	if err != nil {
 		return engine.Created{}, err
 	}
@@ -104,7 +111,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	created := r.Created
 	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
 		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: c.LogPath, CgroupPath: created.CgroupPath,
-		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
+		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY, Restore: restoreImages(req.Restore),
 	})
 	return created, err // the keeper's error says that it is the container's creation, and whose
 }
@@ -156,7 +163,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := e.opts.Rootfs.Prepare(ctx, image.Mount{Key: string(c.Key), Image: req.Image.ID, IDs: sandbox.Namespaces})
+	rootfs, err := e.containerRootfs(ctx, req, sandbox)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +262,22 @@ func podUser(u ocispec.User) *engine.User {
 
 // StartContainer lets the container's process run. One that runs, or has ended, is left alone.
 func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Started, error) {
-	return engine.Started{}, e.opts.Keeper.Start(ctx, string(key))
+	if err := e.opts.Keeper.Start(ctx, string(key)); err != nil {
+		return engine.Started{}, err
+	}
+	r, err := e.readContainer(key)
+	if err != nil || !r.Restored {
+		return engine.Started{}, absentIsFine(err)
+	}
+	states, err := e.opts.Keeper.List(ctx)
+	if err != nil {
+		return engine.Started{}, err
+	}
+	i := slices.IndexFunc(states, func(s keeper.State) bool { return s.Key == string(key) })
+	if i < 0 {
+		return engine.Started{}, nil
+	}
+	return engine.Started{Pid: states[i].Pid}, nil
 }
 
 // SignalContainer sends a signal; a container that has ended is no error.

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -71,10 +72,20 @@ type Rootfs interface {
 	Prepared(ctx context.Context) (keys []string, err error)
 }
 
-// Options are what the engine is made of. All are needed but CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
+// Changes are what containers have changed in the root file systems of their images.
+type Changes interface {
+	// Diff writes them as a tar, and returns what was deleted.
+	Diff(ctx context.Context, key string, w io.Writer) (deleted []string, err error)
+	// PrepareFrom is Prepare with what Diff gave for another container.
+	PrepareFrom(ctx context.Context, m image.Mount, diff io.Reader, deleted []string) (path string, err error)
+}
+
+// Options are what the engine is made of. All are needed but Changes, CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
 type Options struct {
 	Keeper Keeper
 	Rootfs Rootfs
+	// Changes are those of the root file systems that Rootfs makes; nil where nothing is checkpointed.
+	Changes Changes
 	// Runtimes are the OCI runtimes by handler; Args are global arguments of the operator's.
 	Runtimes       map[string]ociruntime.Runtime
 	DefaultRuntime string // the handler of pods that name none

@@ -45,6 +45,10 @@ type containerRecord struct {
 	Runtime keeper.Runtime  `json:"runtime"`
 	Created engine.Created  `json:"created"` // without Pid
 	Process json.RawMessage `json:"process"` // OCI, the pattern of an exec
+	Handler string          `json:"handler,omitempty"`
+	UserNS  bool            `json:"userns,omitempty"`
+	// Restored says that the container has no process before its start.
+	Restored bool `json:"restored,omitempty"`
 }
 
 func (e *Engine) readSandbox(key pod.Key) (*sandboxRecord, error) {

@@ -21,6 +21,9 @@ type Create struct {
 	Stdin      bool    `json:"stdin,omitempty"`
 	StdinOnce  bool    `json:"stdinOnce,omitempty"` // the first attach that ends closes stdin
 	TTY        bool    `json:"tty,omitempty"`
+	// Restore is a directory with a checkpoint's processes, as CRIU wrote them: Start has the runtime
+	// restore them, and until then there is no process. It may go once Start has returned.
+	Restore string `json:"restore,omitempty"`
 }
 
 // Exec asks for a further process in a container; see keeper.Exec. The files travel beside the frame.

@@ -51,6 +51,10 @@ func (w *Worker) attach(req wire.AttachRequest, fds []int) (v *viewer, input int
 		wire.CloseAll(fds)
 		return nil, -1, err
 	}
+	if c.unrestored() {
+		wire.CloseAll(fds)
+		return nil, -1, wire.Errorf(wire.CodePrecondition, "attach: container %s is restored when it starts", req.Key)
+	}
 	v = &viewer{c: c, files: map[crilog.Stream]int{}, done: make(chan struct{})}
 	for i, n := range req.Stdio {
 		if i >= len(fds) || n != 1 && n != 2 {

@@ -84,18 +84,14 @@ func (c *container) make() error {
 			return err
 		}
 	}
+	if c.Restore != "" { // the rest is start's
+		return c.save(phaseCreated)
+	}
 	if err := c.invokeCreate(); err != nil {
 		return err
 	}
 	c.w.reached(createRuntime)
-	pid, err := readPid(filepath.Join(c.dir, "pid"))
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.Pid, c.Began = pid, startTime(pid)
-	c.mu.Unlock()
-	if err := c.claim(); err != nil {
+	if err := c.adopt(); err != nil {
 		return err
 	}
 	c.w.reached(createClaim)
@@ -110,9 +106,24 @@ func (c *container) make() error {
 	return nil
 }
 
+// adopt takes over the process that the runtime has made.
+func (c *container) adopt() error {
+	pid, err := readPid(filepath.Join(c.dir, "pid"))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.Pid, c.Began = pid, startTime(pid)
+	c.mu.Unlock()
+	return c.claim()
+}
+
 // invokeCreate has the runtime create the container on its FIFOs or on a terminal.
 func (c *container) invokeCreate() error {
-	args := []string{"create", "--bundle", c.Bundle, "--pid-file", filepath.Join(c.dir, "pid")}
+	return c.invokeOnStreams("create", "--bundle", c.Bundle, "--pid-file", filepath.Join(c.dir, "pid"))
+}
+
+func (c *container) invokeOnStreams(args ...string) error {
 	if c.TTY {
 		return withConsole(c.dir, func(socket string) error {
 			return invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{}, append(args, "--console-socket", socket, c.Key)...)
@@ -239,7 +250,7 @@ func (c *container) remove() error {
 	}
 	if c.half() {
 		removeMade(c.LogPath, c.MadeLog)
-	} else {
+	} else if !c.unrestored() {
 		c.awaitEnd()
 	}
 	c.w.reached(deleteCgroup)

@@ -37,7 +37,11 @@ func (w *Worker) start(key string) error {
 	if phase == phaseStarting {
 		awaitOrphans("start", key)
 	}
-	err = c.invokeStart(phase == phaseStarting)
+	if c.Restore != "" {
+		err = c.restore(phase == phaseStarting)
+	} else {
+		err = c.invokeStart(phase == phaseStarting)
+	}
 	if err != nil {
 		if saveErr := c.save(phaseCreated); saveErr != nil {
 			log.Print(saveErr)
@@ -69,18 +73,24 @@ func (c *container) invokeStart(interrupted bool) error {
 	return err
 }
 
-// waitsForStart says whether the OCI runtime still calls the container created.
+// waitsForStart says whether the OCI runtime still calls the container created, or says nothing.
 func (c *container) waitsForStart() bool {
+	s := c.status()
+	return s == "" || s == "created"
+}
+
+// status is what the OCI runtime calls the container's state; "" when it does not answer.
+func (c *container) status() string {
 	path := filepath.Join(c.dir, "state")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return true
+		return ""
 	}
 	defer func() { _ = f.Close(); _ = os.Remove(path) }()
 	if err := invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{nil, f, nil}, "state", c.Key); err != nil {
-		return true
+		return ""
 	}
-	return readStatus(path) == "created"
+	return readStatus(path)
 }
 
 // signal sends a signal to the main process, through its pidfd, or to all of the container's

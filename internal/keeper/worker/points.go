@@ -14,6 +14,7 @@ const (
 
 	startIntent  Point = "start/intent"
 	startRuntime Point = "start/runtime"
+	restoreClaim Point = "start/restored" // the holder waits for the end of what was restored
 	startRecord  Point = "start/record"
 
 	signalCgroup Point = "signal/cgroup"
@@ -48,7 +49,7 @@ const (
 func Points() []Point {
 	return []Point{
 		createDirectory, createIntent, createStreams, createRuntime, createClaim, createRecord,
-		startIntent, startRuntime, startRecord,
+		startIntent, startRuntime, startRecord, restoreClaim,
 		signalCgroup, signalSent,
 		exitHeard, exitDrained, exitAnnounced,
 		execDirectory, execProcess, execRuntime, execRecord, execEnded,

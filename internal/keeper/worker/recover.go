@@ -94,6 +94,9 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 		log.Printf("container %s: lost with the holder: %s", key, s.heldByHolder())
 	}
 	err := c.prepare()
+	if c.unrestored() {
+		return nil, err
+	}
 	if err == nil {
 		err = c.connect()
 	}

@@ -36,7 +36,7 @@ var errRemoved = wire.Errorf(wire.CodeAborted, "broken off: the container is to 
 func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File, args ...string) error {
 	limit := limit
 	switch args[0] {
-	case "create":
+	case "create", "restore":
 		limit = createLimit
 	case "delete":
 		limit = deleteLimit
