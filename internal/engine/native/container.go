@@ -282,7 +282,7 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 
 // SignalContainer sends a signal; a container that has ended is no error.
 func (e *Engine) SignalContainer(ctx context.Context, key pod.Key, s engine.Signal) error {
-	sig, err := parseSignal(s.Name)
+	sig, err := s.Number()
 	if err != nil {
 		return err
 	}

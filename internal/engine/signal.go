@@ -1,4 +1,4 @@
-package native
+package engine
 
 import (
 	"fmt"
@@ -17,16 +17,16 @@ const (
 	rtMax = 64
 )
 
-// parseSignal reads "SIGTERM", "TERM", "15" and "SIGRTMIN+3".
-func parseSignal(name string) (syscall.Signal, error) {
-	bad := fmt.Errorf("signal %q: %w", name, errdefs.ErrInvalidArgument)
-	if n, err := strconv.Atoi(name); err == nil {
+// Number reads the names "SIGTERM", "TERM", "15" and "SIGRTMIN+3". Another is errdefs.ErrInvalidArgument.
+func (s Signal) Number() (syscall.Signal, error) {
+	bad := fmt.Errorf("signal %q: %w", s.Name, errdefs.ErrInvalidArgument)
+	if n, err := strconv.Atoi(s.Name); err == nil {
 		if n < 1 || n > rtMax {
 			return 0, bad
 		}
 		return syscall.Signal(n), nil
 	}
-	full := "SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG")
+	full := "SIG" + strings.TrimPrefix(strings.ToUpper(s.Name), "SIG")
 	if sig := unix.SignalNum(full); sig != 0 {
 		return sig, nil
 	}
