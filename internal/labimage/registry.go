@@ -166,6 +166,8 @@ func (s *Server) handler(store http.Handler) http.Handler {
 		if fault != nil && fault(w, r, store) {
 			return
 		}
+		// The library's errors say not what they are, as the distribution spec wants it.
+		w.Header().Set("Content-Type", "application/json")
 		store.ServeHTTP(w, r)
 	})
 }

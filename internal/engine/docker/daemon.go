@@ -29,8 +29,9 @@ type daemon struct {
 	patience time.Duration
 
 	mu     sync.Mutex
-	silent time.Time // since when no ping is answered, zero when it does; guarded by mu
-	ping   *ping     // the one under way, or nil; guarded by mu
+	silent time.Time     // since when no ping is answered, zero when it does; guarded by mu
+	ping   *ping         // the one under way, or nil; guarded by mu
+	awake  chan struct{} // closed when a silence ends, then replaced; guarded by mu
 }
 
 type ping struct {
@@ -47,7 +48,7 @@ func connect(o Options) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("docker endpoint %q: %w: %w", o.Endpoint, errdefs.ErrInvalidArgument, err)
 	}
-	d := &daemon{api: api, endpoint: o.Endpoint, patience: o.Patience}
+	d := &daemon{api: api, endpoint: o.Endpoint, patience: o.Patience, awake: make(chan struct{})}
 	if d.patience <= 0 {
 		d.patience = defaultPatience
 	}
@@ -84,7 +85,11 @@ func (d *daemon) pinging(ctx context.Context) *ping {
 		defer close(p.done)
 		d.ping = nil
 		if own.Err() == nil {
-			d.silent = time.Time{}
+			if !d.silent.IsZero() {
+				d.silent = time.Time{}
+				close(d.awake)
+				d.awake = make(chan struct{})
+			}
 			p.err = d.classify(err)
 			return
 		}
@@ -95,6 +100,13 @@ func (d *daemon) pinging(ctx context.Context) *ping {
 			d.endpoint, time.Since(d.silent).Round(time.Second), errdefs.ErrUnavailable)
 	}()
 	return p
+}
+
+// woken is closed when a silence of the daemon ends that is under way, or begins later.
+func (d *daemon) woken() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.awake
 }
 
 // hangs says whether the last ping got no answer.

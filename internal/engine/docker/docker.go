@@ -12,7 +12,14 @@ package docker
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"gantry/internal/cgroup"
+	"gantry/internal/engine"
+	"gantry/internal/netns"
+	"gantry/internal/pod"
 )
 
 // Options are what the engine is made of.
@@ -40,21 +47,39 @@ type TLS struct {
 
 // Engine is the Docker engine.
 type Engine struct {
-	opts   Options
-	log    *slog.Logger
-	daemon *daemon
+	opts    Options
+	log     *slog.Logger
+	daemon  *daemon
+	cgroups *cgroup.FS
+	objects objects
+	known   atomic.Pointer[node] // nil until the daemon was asked
+
+	pauseMu sync.Mutex // one pull or import of the pause image at a time
 }
+
+var (
+	_ engine.Engine      = (*Engine)(nil)
+	_ engine.LogReopener = (*Engine)(nil)
+)
+
+// undoTime bounds the undoing of a failed step, which the caller cannot cancel.
+const undoTime = 30 * time.Second
 
 // New returns the engine. It does not ask the daemon, which may start later: Status tells.
 func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
+	if err != nil {
+		return nil, err
+	}
 	d, err := connect(o)
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{opts: o, log: o.Log, daemon: d}, nil
+	e := &Engine{opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)}}
+	return e, netns.Share(o.NetNSDir)
 }
 
 // Close lets go of the connections. It touches no container.

@@ -1,0 +1,174 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/engine"
+	"gantry/internal/pod"
+)
+
+// Exec runs a further process in a running container. Docker's API has no way to end one: when ctx
+// ends, the process is killed by its pid, with all its children.
+func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32, error) {
+	is, err := e.find(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	id, err := e.createExec(ctx, is.id, req)
+	if err != nil {
+		return 0, execError(key, err)
+	}
+	conn, err := call(ctx, e.daemon, func(ctx context.Context) (client.ExecAttachResult, error) {
+		return e.daemon.api.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: req.TTY})
+	})
+	if err != nil {
+		return 0, execError(key, err)
+	}
+	defer conn.Close()
+	s := session{conn: &conn.HijackedResponse, tty: req.TTY, io: req.IO, resize: func(ctx context.Context, size engine.Size) error {
+		return e.resizeExec(ctx, id, size)
+	}}
+	if err = s.run(ctx); err != nil {
+		if ctx.Err() != nil {
+			e.killExec(context.WithoutCancel(ctx), id)
+			return 0, context.Cause(ctx)
+		}
+		return 0, e.daemon.classify(err)
+	}
+	return e.execExit(ctx, id)
+}
+
+// execError says with its class that a container does not run.
+func execError(key pod.Key, err error) error {
+	if errdefs.IsConflict(err) {
+		return fmt.Errorf("exec: container %s does not run: %w", key.Short(), errdefs.ErrFailedPrecondition)
+	}
+	return fmt.Errorf("exec: %w", err)
+}
+
+func (e *Engine) createExec(ctx context.Context, container string, req *engine.Exec) (string, error) {
+	r, err := call(ctx, e.daemon, func(ctx context.Context) (client.ExecCreateResult, error) {
+		return e.daemon.api.ExecCreate(ctx, container, client.ExecCreateOptions{
+			Cmd: req.Args, TTY: req.TTY, AttachStdin: req.IO.Stdin != nil, AttachStdout: true, AttachStderr: !req.TTY,
+		})
+	})
+	return r.ID, err
+}
+
+// resizeExec asks until the process is there: Docker answers not found, or a conflict, before.
+func (e *Engine) resizeExec(ctx context.Context, id string, size engine.Size) error {
+	return retry(ctx, func() (bool, error) {
+		_, err := call(ctx, e.daemon, func(ctx context.Context) (client.ExecResizeResult, error) {
+			return e.daemon.api.ExecResize(ctx, id, client.ExecResizeOptions{Height: uint(size.Height), Width: uint(size.Width)})
+		})
+		return err == nil || errdefs.IsUnavailable(err), err
+	})
+}
+
+// execExit is the exit code. The output ends a moment before Docker knows it.
+func (e *Engine) execExit(ctx context.Context, id string) (int32, error) {
+	var code int32
+	err := retry(ctx, func() (bool, error) {
+		x, err := e.inspectExec(ctx, id)
+		if err != nil {
+			return true, fmt.Errorf("exec: %w", err)
+		}
+		code = int32(x.ExitCode)
+		if x.Running {
+			return false, fmt.Errorf("exec: docker says the process runs on: %w", errdefs.ErrUnavailable)
+		}
+		return true, nil
+	})
+	return code, err
+}
+
+func (e *Engine) inspectExec(ctx context.Context, id string) (client.ExecInspectResult, error) {
+	return call(ctx, e.daemon, func(ctx context.Context) (client.ExecInspectResult, error) {
+		return e.daemon.api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+	})
+}
+
+// killExec kills the process and what it started. One that had not begun is given a moment to do so.
+func (e *Engine) killExec(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, undoTime)
+	defer cancel()
+	err := retry(ctx, func() (bool, error) {
+		x, err := e.inspectExec(ctx, id)
+		if err != nil || !x.Running && x.PID == 0 {
+			return false, err // it has not begun, or ended without one
+		}
+		if x.Running {
+			killTree(x.PID)
+		}
+		return true, nil
+	})
+	if err != nil {
+		e.log.Warn("a process that nobody waits for could not be killed", "exec", id, "error", err)
+	}
+}
+
+// killTree stops a process and its children, so that none forks meanwhile, and kills them.
+func killTree(pid int) {
+	if pid <= 1 {
+		return
+	}
+	pids := []int{pid}
+	for i := 0; i < len(pids); i++ {
+		_ = unix.Kill(pids[i], unix.SIGSTOP)
+		pids = append(pids, children(pids[i])...)
+	}
+	for _, p := range pids {
+		_ = unix.Kill(p, unix.SIGKILL)
+	}
+}
+
+// children are those of a process (proc_pid_task_children(5)).
+func children(pid int) []int {
+	tasks, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	if err != nil {
+		return nil
+	}
+	var all []int
+	for _, t := range tasks {
+		data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + t.Name() + "/children")
+		if err != nil {
+			continue
+		}
+		for field := range strings.FieldsSeq(string(data)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(all, child)
+			}
+		}
+	}
+	return all
+}
+
+// retry does something until it says that it is done, for three seconds at most, and returns the last error.
+func retry(ctx context.Context, do func() (done bool, err error)) error {
+	const most = 3 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		done, err := do()
+		if done {
+			return err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
