@@ -64,7 +64,7 @@ vet:
 	go vet ./...
 
 .PHONY: unit
-unit: deps ## the packages' own tests
+unit: deps docker-tools ## the packages' own tests
 	go test -timeout 15m ./internal/... ./cmd/...
 	cd test/monitoring && go test ./...
 
@@ -110,7 +110,7 @@ powercut: deps ## cut the power under pulls at CUTS random moments, and look wha
 	GANTRY_CUTS=$(CUTS) go test -timeout 60m -count=1 -v -run TestPowerCut ./internal/image
 
 .PHONY: race
-race: deps build tools ## the packages' own tests under the race detector
+race: deps docker-tools build tools ## the packages' own tests under the race detector
 	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./cmd/...
 
 .PHONY: fuzz
