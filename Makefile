@@ -103,7 +103,7 @@ imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry a
 .PHONY: bench
 bench: bench-deps build bench-tools ## gantry, containerd and CRI-O in turns, into docs/benchmarks: QUICK=1 in a quarter of an hour
 	hack/lab $(TOOLS)/bench/bench -gantry bin/gantry -containerd $(TOOLS)/bench/containerd -crio $(TOOLS)/bench/crio \
-		-tools $(TOOLS)/bench -out docs/benchmarks $(if $(QUICK),-quick) $(if $(PARTS),-only $(PARTS))
+		-tools $(TOOLS)/bench -out docs/benchmarks $(if $(QUICK),-quick -limit 12m) $(if $(PARTS),-only $(PARTS))
 
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards

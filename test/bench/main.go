@@ -22,6 +22,7 @@ type options struct {
 	gantry, containerd, crio string
 	tools, dir, out          string
 	quick                    bool
+	limit                    time.Duration
 	only                     string
 }
 
@@ -35,6 +36,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "docs/benchmarks", "`DIR` for the results")
 	flag.StringVar(&o.only, "only", "", "comma-separated `PARTS`: floors, life, exec, log, crowd; all if not given")
 	flag.BoolVar(&o.quick, "quick", false, "fewer rounds")
+	flag.DurationVar(&o.limit, "limit", 2*time.Hour, "time after which no second round of anything begins")
 	registry := flag.Bool("registry", false, "serve the images that pods run on the loopback, and measure nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -91,16 +93,15 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	began := time.Now()
-	if err = measure(ctx, o, servers, results); err != nil {
-		return err
-	}
-	foreign, err := load.end()
-	if err != nil {
-		return err
-	}
-	return write(o.out, bench.Report{
-		Machine: bench.ThisMachine(), When: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
-		Foreign: foreign, Rows: results.Rows(),
+	return measure(ctx, o, servers, results, func() error {
+		foreign, failed := load.end()
+		if failed != nil {
+			return failed
+		}
+		return write(o.out, bench.Report{
+			Machine: bench.ThisMachine(), When: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
+			Foreign: foreign, Rows: results.Rows(),
+		})
 	})
 }
 

@@ -24,7 +24,7 @@ type plan struct {
 
 func (o *options) plan() plan {
 	if o.quick {
-		return plan{rounds: 6, lives: 4, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100}, idle: 10 * time.Second, execs: 100}
+		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100}, idle: 10 * time.Second, execs: 100}
 	}
 	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, logBytes: 200e6, crowds: []int{100, 500}, idle: 30 * time.Second, execs: 500}
 }
@@ -32,30 +32,36 @@ func (o *options) plan() plan {
 // workers is how many pods live at once where they do not live one after the other.
 const workers = 8
 
-// part is one of what is measured; each is done for one runtime and round at a time.
+// part is one of what is measured, for one runtime and round at a time.
 type part struct {
 	name   string
 	rounds int
+	share  float64 // of the time there is: no round begins later, but each is done once
 	do     func(ctx context.Context, s *server, round int) error
 }
 
-func measure(ctx context.Context, o *options, servers []*server, results *bench.Results) error {
+// measure does every part in rounds in which the runtimes take turns, and saves after each.
+func measure(ctx context.Context, o *options, servers []*server, results *bench.Results, save func() error) error {
 	p := o.plan()
 	parts := []part{
-		{"life", p.rounds, func(ctx context.Context, s *server, _ int) error { return lives(ctx, o, s, results) }},
-		{"exec", p.logRounds, func(ctx context.Context, s *server, _ int) error {
+		{"life", p.rounds, 0.5, func(ctx context.Context, s *server, _ int) error { return lives(ctx, o, s, results) }},
+		{"exec", p.logRounds, 0.05, func(ctx context.Context, s *server, _ int) error {
 			return s.Execs(ctx, s.pods(o), 50, p.execs, results.Scope("exec, 50 a second", s.Name))
 		}},
-		{"log", p.logRounds, func(ctx context.Context, s *server, round int) error { return logs(ctx, o, s, round, results) }},
+		{"log", p.logRounds, 0.15, func(ctx context.Context, s *server, round int) error { return logs(ctx, o, s, round, results) }},
 	}
 	for _, n := range p.crowds {
-		parts = append(parts, part{"crowd", 1, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, n, results) }})
+		parts = append(parts, part{"crowd", 1, 0.3, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, n, results) }})
 	}
 	for _, part := range parts {
 		if !o.wants(part.name) {
 			continue
 		}
+		began := time.Now()
 		for round := range part.rounds {
+			if round > 0 && time.Since(began).Seconds() > part.share*o.limit.Seconds() {
+				break
+			}
 			fmt.Fprintf(os.Stderr, "%s %s, round %d of %d\n", time.Now().Format(time.TimeOnly), part.name, round+1, part.rounds)
 			for i := range servers {
 				s := servers[(i+round)%len(servers)] // nobody is always first
@@ -66,6 +72,9 @@ func measure(ctx context.Context, o *options, servers []*server, results *bench.
 					return err
 				}
 			}
+		}
+		if err := save(); err != nil {
+			return err
 		}
 	}
 	return nil
