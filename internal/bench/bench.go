@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -30,6 +33,7 @@ type Target struct {
 	Cgroup *Cgroup
 	Daemon int // pid of the process that serves the CRI; 0 if it is not known
 
+	path string
 	conn *grpc.ClientConn
 }
 
@@ -37,20 +41,34 @@ type Target struct {
 func Dial(ctx context.Context, name, endpoint string) (*Target, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageLimit)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageLimit)),
+		grpc.WithConnectParams(grpc.ConnectParams{ // what is measured includes restarts
+			Backoff: backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 5 * time.Millisecond, Multiplier: 1}, MinConnectTimeout: 10 * time.Second,
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %w", endpoint, err)
 	}
-	t := &Target{Name: name, Runtime: cri.NewRuntimeServiceClient(conn), Images: cri.NewImageServiceClient(conn), conn: conn}
-	if _, err = t.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("%s at %s does not answer: %w", name, endpoint, err)
-	}
-	if t.Daemon, err = listener(ctx, path); err != nil {
+	t := &Target{Name: name, Runtime: cri.NewRuntimeServiceClient(conn), Images: cri.NewImageServiceClient(conn), path: path, conn: conn}
+	if err = t.Await(ctx); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// Await waits until the runtime, or one that was started in its place, answers, and learns its pid.
+func (t *Target) Await(ctx context.Context) (err error) {
+	for {
+		_, err = t.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true))
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil { // else it went out to the one before
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s at unix://%s does not answer: %w", t.Name, t.path, err)
+	}
+	t.Daemon, err = listener(ctx, t.path)
+	return err
 }
 
 // Close closes the connection.

@@ -139,20 +139,19 @@ func (s *server) start(ctx context.Context) error {
 
 // ready waits until the runtime and its network are.
 func (s *server) ready(ctx context.Context) error {
-	old := s.Target
-	target, err := bench.Dial(ctx, s.name, s.socket)
+	var err error
+	if s.Target == nil {
+		s.Target, err = bench.Dial(ctx, s.name, s.socket)
+	} else {
+		err = s.Await(ctx)
+	}
 	if err != nil {
 		return err
 	}
-	if old != nil {
-		target.Cgroup = old.Cgroup
-		_ = old.Close()
-	}
-	s.Target = target
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		r, err := target.Runtime.Status(ctx, &cri.StatusRequest{})
+		r, err := s.Runtime.Status(ctx, &cri.StatusRequest{})
 		if err != nil {
 			return err
 		}
