@@ -24,7 +24,7 @@ type Plugins interface {
 // nobody are the plugins of a server that has none.
 type nobody struct{}
 
-func (nobody) Listening() bool                          { return false }
+func (nobody) Listening() bool                              { return false }
 func (nobody) Pod(context.Context, *pod.SandboxEvent) error { return nil }
 func (nobody) Container(context.Context, *pod.ContainerEvent) (*pod.Answer, error) {
 	return &pod.Answer{}, nil

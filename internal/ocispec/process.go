@@ -3,7 +3,6 @@ package ocispec
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,7 +15,7 @@ import (
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func process(r *Request) (*specs.Process, error) {
-	args := command(r.Container, &r.Image)
+	args := r.Container.CommandLine(&r.Image)
 	if len(args) == 0 {
 		return nil, fmt.Errorf("command: neither the container nor the image names one: %w", errdefs.ErrInvalidArgument)
 	}
@@ -63,18 +62,6 @@ func apparmorProfile(sec *pod.Security, node *Node) string {
 		return sec.AppArmor.Ref
 	}
 	return ""
-}
-
-// command joins as Kubernetes does: Command replaces entrypoint and cmd, Args replaces cmd alone.
-func command(c *pod.ContainerSpec, image *pod.ImageConfig) []string {
-	entrypoint, args := c.Command, c.Args
-	if len(entrypoint) == 0 {
-		entrypoint = image.Entrypoint
-		if len(args) == 0 {
-			args = image.Cmd
-		}
-	}
-	return slices.Concat(entrypoint, args)
 }
 
 // environment puts the client's variables over the image's; the last of a name wins.

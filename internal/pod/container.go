@@ -38,6 +38,18 @@ type ContainerSpec struct {
 	StopSignal  string            `json:"stopSignal,omitempty"` // "SIGUSR1"; "" is the image's, else SIGTERM
 }
 
+// CommandLine joins as Kubernetes does: Command replaces entrypoint and cmd, Args replaces cmd alone.
+func (s *ContainerSpec) CommandLine(image *ImageConfig) []string {
+	entrypoint, args := s.Command, s.Args
+	if len(entrypoint) == 0 {
+		entrypoint = image.Entrypoint
+		if len(args) == 0 {
+			args = image.Cmd
+		}
+	}
+	return slices.Concat(entrypoint, args)
+}
+
 // Var is one environment variable. Order matters: the last of a name wins.
 type Var struct {
 	Name  string `json:"name"`
