@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
+
+	"gantry/internal/nri"
 )
 
 // SocketName is the socket's name in the server's state directory.
@@ -54,13 +56,18 @@ type Parts struct {
 	Pulls  *Pulls
 	Build  Build
 	Images Images // nil where there is no native image store
+	// Plugins lists the NRI plugins that there are and were; nil where there can be none.
+	Plugins func() []nri.Plugin
 }
 
-// Handler answers GET /pulls, /build and /debug/pprof/, and what handleImages says.
+// Handler answers GET /pulls, /plugins, /build and /debug/pprof/, and what handleImages says.
 func Handler(p Parts) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Pulls.List()) })
 	mux.HandleFunc("GET /build", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Build) })
+	if p.Plugins != nil {
+		mux.HandleFunc("GET /plugins", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Plugins()) })
+	}
 	if p.Images != nil {
 		handleImages(mux, p.Images)
 	}
@@ -89,24 +96,32 @@ func NewClient(socket string) *Client {
 }
 
 // Pulls lists the pulls under way.
-func (c *Client) Pulls(ctx context.Context) ([]Pull, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/pulls", nil)
+func (c *Client) Pulls(ctx context.Context) ([]Pull, error) { return ask[[]Pull](ctx, c, "pulls") }
+
+// Plugins lists the NRI plugins that are connected, and those that were lost.
+func (c *Client) Plugins(ctx context.Context) ([]nri.Plugin, error) {
+	return ask[[]nri.Plugin](ctx, c, "plugins")
+}
+
+// ask gets what the server has at a path.
+func ask[T any](ctx context.Context, c *Client, what string) (T, error) {
+	var said T
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin/"+what, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask for pulls: %w", err)
+		return said, fmt.Errorf("ask for %s: %w", what, err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask for pulls: %w", err)
+		return said, fmt.Errorf("ask for %s: %w", what, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask for pulls: %s", resp.Status)
+		return said, fmt.Errorf("ask for %s: %s", what, resp.Status)
 	}
-	var pulls []Pull
-	if err := json.NewDecoder(resp.Body).Decode(&pulls); err != nil {
-		return nil, fmt.Errorf("ask for pulls: %w", err)
+	if err := json.NewDecoder(resp.Body).Decode(&said); err != nil {
+		return said, fmt.Errorf("ask for %s: %w", what, err)
 	}
-	return pulls, nil
+	return said, nil
 }
 
 // Close gives up idle connections.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 )
@@ -51,8 +52,21 @@ func unixURL(s string) error {
 	if !ok || !filepath.IsAbs(path) {
 		return fmt.Errorf("%q is not unix:///PATH", s)
 	}
+	return socketPath(path)
+}
+
+func socketPath(path string) error {
 	if len(path) > maxSocket {
 		return fmt.Errorf("%q is longer than the %d bytes that a socket's path may have", path, maxSocket)
+	}
+	return absolute(path)
+}
+
+// waits bounds what a pod may have to wait for one plugin.
+func waits(limit Duration) error {
+	d := time.Duration(limit)
+	if d < time.Millisecond || d > time.Minute {
+		return fmt.Errorf("%v is not from 1ms to 1m", d)
 	}
 	return nil
 }

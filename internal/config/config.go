@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -31,6 +32,7 @@ type Options struct {
 	Keeper    Keeper    `toml:"keeper"`
 	Images    Images    `toml:"images"`
 	Network   Network   `toml:"network"`
+	NRI       NRI       `toml:"nri"`
 	Streaming Streaming `toml:"streaming"`
 	Metrics   Metrics   `toml:"metrics"`
 }
@@ -84,6 +86,32 @@ type Builtin struct {
 	MTU     int      `toml:"mtu" comment:"0: the kernel's default."`
 }
 
+// NRI is where plugins of the Node Resource Interface are.
+type NRI struct {
+	Enabled             bool     `toml:"enabled" comment:"Plugins (Node Resource Interface) may see and change pods."`
+	Socket              string   `toml:"socket" comment:"Unix socket where plugins connect; one that another process listens at is left alone."`
+	PluginDir           string   `toml:"plugin_dir" comment:"Plugins that the server starts, named NN-name."`
+	ConfigDir           string   `toml:"config_dir" comment:"What those are told, in NN-name.conf or name.conf."`
+	RegistrationTimeout Duration `toml:"registration_timeout" comment:"Until a plugin has said who it is."`
+	RequestTimeout      Duration `toml:"request_timeout" comment:"Until a plugin has answered; one that does not is disconnected, and pods go on without it."`
+}
+
+// Duration is a time that reads and writes as in "1m30s".
+type Duration time.Duration
+
+// MarshalText writes it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads it.
+func (d *Duration) UnmarshalText(text []byte) error {
+	t, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is no time such as 2s", text)
+	}
+	*d = Duration(t)
+	return nil
+}
+
 // Streaming is the HTTP server of exec, attach and port-forward.
 type Streaming struct {
 	Listen  string `toml:"listen" comment:"host:port; port 0 takes a free one. The kubelet connects to it, nobody else should reach it."`
@@ -116,6 +144,10 @@ func Default() Options {
 				Bridge:  bridge.DefaultBridge,
 				Subnets: []string{bridge.DefaultSubnet4, bridge.DefaultSubnet6},
 			},
+		},
+		NRI: NRI{
+			Enabled: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", ConfigDir: "/etc/nri/conf.d",
+			RegistrationTimeout: Duration(5 * time.Second), RequestTimeout: Duration(2 * time.Second),
 		},
 		Streaming: Streaming{Listen: "127.0.0.1:0"},
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // option is one line of the table that ties a key of the file to its flag and to its legal values.
@@ -41,6 +42,23 @@ func (v number) Set(s string, _ bool) error {
 	*v.p = n
 	return nil
 }
+
+type truth struct{ p *bool }
+
+func (v truth) String() string { return strconv.FormatBool(*v.p) }
+func (v truth) Set(s string, _ bool) error {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("%q is neither true nor false", s)
+	}
+	*v.p = b
+	return nil
+}
+
+type span struct{ p *Duration }
+
+func (v span) String() string             { return time.Duration(*v.p).String() }
+func (v span) Set(s string, _ bool) error { return v.p.UnmarshalText([]byte(s)) }
 
 type list struct{ p *[]string }
 
@@ -80,7 +98,24 @@ func (v table) Set(s string, _ bool) error {
 
 // options is the table, in the order of the file.
 func options() []option {
-	return slices.Concat(serverOptions(), runtimeOptions(), networkOptions())
+	return slices.Concat(serverOptions(), runtimeOptions(), networkOptions(), nriOptions())
+}
+
+func nriOptions() []option {
+	return []option{
+		{"nri.enabled", "nri", "BOOL", "let plugins (NRI) see and change pods",
+			func(o *Options) value { return truth{&o.NRI.Enabled} }, nil},
+		{"nri.socket", "nri-socket", "PATH", "unix socket where NRI plugins connect",
+			func(o *Options) value { return text{&o.NRI.Socket} }, func(o *Options) error { return socketPath(o.NRI.Socket) }},
+		{"nri.plugin_dir", "nri-plugin-dir", "DIR", "NRI plugins that the server starts",
+			func(o *Options) value { return text{&o.NRI.PluginDir} }, func(o *Options) error { return absolute(o.NRI.PluginDir) }},
+		{"nri.config_dir", "nri-config-dir", "DIR", "what those plugins are told",
+			func(o *Options) value { return text{&o.NRI.ConfigDir} }, func(o *Options) error { return absolute(o.NRI.ConfigDir) }},
+		{"nri.registration_timeout", "nri-registration-timeout", "TIME", "until an NRI plugin has said who it is",
+			func(o *Options) value { return span{&o.NRI.RegistrationTimeout} }, func(o *Options) error { return waits(o.NRI.RegistrationTimeout) }},
+		{"nri.request_timeout", "nri-request-timeout", "TIME", "until an NRI plugin has answered",
+			func(o *Options) value { return span{&o.NRI.RequestTimeout} }, func(o *Options) error { return waits(o.NRI.RequestTimeout) }},
+	}
 }
 
 func serverOptions() []option {

@@ -35,6 +35,7 @@ type parts struct {
 	images  *image.Store
 	engine  *native.Engine
 	keeper  *keeper.Client
+	plugins *plugins
 }
 
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
@@ -80,6 +81,10 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	plugins, told, err := s.openPlugins()
+	if err != nil {
+		return nil, err
+	}
 	handlers, features := handlersOf(o, eng.Features(ctx))
 	m, err := lifecycle.New(lifecycle.Options{
 		Engines:       map[string]engine.Engine{engineName: eng},
@@ -89,6 +94,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Network:       measured,
 		Journal:       journal,
 		Logs:          kept,
+		Plugins:       told,
 		Meter:         stats.New(cgroups, images),
 		StateDir:      o.State,
 		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
@@ -101,7 +107,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		return nil, err
 	}
 	s.onClose("pods", m.Close)
-	return &parts{manager: m, images: images, engine: eng, keeper: kept}, nil
+	return &parts{manager: m, images: images, engine: eng, keeper: kept, plugins: plugins}, nil
 }
 
 // reached is where fault tests end the server.

@@ -120,6 +120,7 @@ func (s *server) run(ctx context.Context) error {
 	}
 	s.log.Info("recovered", "pods", len(parts.manager.Pods(ctx)), "containers", len(parts.manager.Containers(ctx)),
 		"took", time.Since(began).Round(time.Millisecond))
+	parts.plugins.start(ctx, s, parts.manager)
 	return s.serve(ctx, parts)
 }
 

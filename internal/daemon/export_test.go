@@ -25,7 +25,7 @@ type Reloader struct{ r reloader }
 
 // NewReloader returns one whose log level is level.
 func NewReloader(m handlerSetter, e runtimeSetter, start *config.Options, load Load, level *slog.LevelVar) *Reloader {
-	return &Reloader{reloader{manager: m, engine: e, load: load, level: level, log: slog.New(slog.DiscardHandler), start: start, last: start}}
+	return &Reloader{reloader{manager: m, plugins: &plugins{}, engine: e, load: load, level: level, log: slog.New(slog.DiscardHandler), start: start, last: start}}
 }
 
 func (r *Reloader) Reload(ctx context.Context) { r.r.reload(ctx) }

@@ -17,6 +17,7 @@ import (
 // reloader replaces the options of a running server, all of those that can be or none.
 type reloader struct {
 	manager handlerSetter
+	plugins *plugins
 	engine  runtimeSetter
 	load    Load
 	level   *slog.LevelVar
@@ -42,7 +43,7 @@ type runtimeSetter interface {
 }
 
 func (s *server) newReloader(p *parts) *reloader {
-	return &reloader{manager: p.manager, engine: p.engine, load: s.load, level: s.level, log: s.log, start: s.opts, last: s.opts}
+	return &reloader{manager: p.manager, plugins: p.plugins, engine: p.engine, load: s.load, level: s.level, log: s.log, start: s.opts, last: s.opts}
 }
 
 // Status is the manager's, and tells of options that are not in force.
@@ -51,6 +52,7 @@ func (r *reloader) Status(ctx context.Context) (*pod.NodeStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.plugins.status(st.Verbose)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st.Configuration = r.broken

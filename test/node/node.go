@@ -114,6 +114,7 @@ func Prepare(t testing.TB, o Options) *Node {
 		"serve", "--listen", n.Endpoint(), "--root", n.Lib, "--state", n.State,
 		"--network", o.Network, "--cni-conf-dir", o.CNIConf, "--cni-bin-dir", "/usr/lib/cni",
 		"--certs-dir", filepath.Join(n.Root, "certs.d"), "--streaming-listen", "127.0.0.1:0", "--log-level", "debug",
+		"--nri-socket", n.NRISocket(), "--nri-plugin-dir", filepath.Join(n.Root, "nri"), "--nri-config-dir", filepath.Join(n.Root, "nri.d"),
 	}, o.Flags...)
 	if o.Runtime != "" {
 		n.args = append(n.args, "--default-runtime", o.Runtime)
@@ -160,6 +161,9 @@ func (n *Node) dial() *grpc.ClientConn {
 
 // Endpoint is the server's address.
 func (n *Node) Endpoint() string { return "unix://" + filepath.Join(n.State, "gantry.sock") }
+
+// NRISocket is where NRI plugins connect.
+func (n *Node) NRISocket() string { return filepath.Join(n.State, "nri.sock") }
 
 // Scope is everything of this node that a pod could leave something in.
 func (n *Node) Scope() leftovers.Scope {
