@@ -44,5 +44,6 @@ func RegisterAll(reg prometheus.Registerer) error {
 	_, rpcs := observe.NewRPCs(slog.New(slog.DiscardHandler), reg)
 	_, network := observe.NewNetwork(nil, reg)
 	_, streams := newMeasuredStreams(nil, reg)
-	return errors.Join(rpcs, network, streams, observe.WatchPulls(nil, reg), observe.WatchNode(nil, nil, reg))
+	_, calls := observe.NewPluginCalls(reg)
+	return errors.Join(rpcs, network, streams, calls, observe.WatchPulls(nil, reg), observe.WatchNode(nil, nil, reg), observe.WatchPlugins(nil, reg))
 }
