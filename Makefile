@@ -138,17 +138,17 @@ test-cgroup2: vm-payload $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs #
 .PHONY: test-package
 test-package: vm-payload $(TOOLS)/crictl ## install, upgrade, cut the power, remove and purge the Debian package, in a virtual machine
 	for version in 0.1.0 0.2.0; do \
-		$(MAKE) --no-print-directory build VERSION=$$version; \
-		hack/package $$version bin $(VM)/packages; hack/package $$version bin $(VM)/packages/again; \
+		$(MAKE) --no-print-directory build VERSION=$$version; hack/package $$version bin $(VM)/packages; \
 	done
-	for made in $(VM)/packages/again/*; do cmp $$made $(VM)/packages/$${made##*/}; done # the same bytes again
+	hack/package 0.2.0 bin $(VM)/again
+	for made in $(VM)/again/*; do cmp $$made $(VM)/packages/$${made##*/}; done # the same source, the same bytes
 	cp $(VM)/packages/*.deb $(TOOLS)/crictl $(VM)/payload
 	install -m 755 test/cgroup2/package.sh $(VM)/payload/run
 	hack/vm $(VM) $(VM)/payload
 
 .PHONY: vm-payload
 vm-payload: vm-deps build $(TOOLS)/nfpm $(TOOLS)/manpages $(VM)/disk.img
-	rm -rf $(VM)/payload $(VM)/packages && mkdir -p $(VM)/payload
+	rm -rf $(VM)/payload $(VM)/packages $(VM)/again && mkdir -p $(VM)/payload
 	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
 
 .PHONY: check

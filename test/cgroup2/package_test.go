@@ -80,7 +80,7 @@ func TestPackage(t *testing.T) {
 		l.goesOn(t, before)
 	})
 	t.Run("removed and installed again", func(t *testing.T) {
-		contains(t, "dpkg --remove", run(t, "dpkg", "--remove", "gantry"), "1 pods are left")
+		contains(t, "dpkg --remove", run(t, "dpkg", "--remove", "gantry"), "pods that are left as they are: 1")
 		if out, err := exec.CommandContext(t.Context(), "systemctl", "is-active", "gantry").Output(); err == nil {
 			t.Errorf("the service of a package that was removed is %s", out)
 		}
