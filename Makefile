@@ -20,6 +20,7 @@ SOAK ?= 20m
 # What `make conformance` runs critest against. FOCUS is a regular expression of specs.
 ENGINE ?= native
 RUNTIME ?= crun
+DOCKERD ?= current
 NETWORK ?= builtin
 STREAMS ?= spdy
 FOCUS ?=
@@ -118,8 +119,9 @@ fuzz: deps ## every fuzz target for FUZZTIME
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: conformance
-conformance: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## critest: ENGINE=native RUNTIME=crun|runc NETWORK=builtin|cni STREAMS=spdy|websocket
-	ENGINE=$(ENGINE) RUNTIME=$(RUNTIME) NETWORK=$(NETWORK) STREAMS=$(STREAMS) FOCUS='$(FOCUS)' OUT=$(CURDIR)/.cache/conformance \
+conformance: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## critest: ENGINE=native RUNTIME=crun|runc, or ENGINE=docker DOCKERD=20.10|current; NETWORK=builtin|cni STREAMS=spdy|websocket
+	if [[ $(ENGINE) == docker ]]; then $(MAKE) docker-tools; fi
+	ENGINE=$(ENGINE) DOCKERD=$(DOCKERD) RUNTIME=$(RUNTIME) NETWORK=$(NETWORK) STREAMS=$(STREAMS) FOCUS='$(FOCUS)' OUT=$(CURDIR)/.cache/conformance \
 		go test -timeout 60m -count=1 ./test/conformance -run TestCritest -v
 
 .PHONY: conformance-bench

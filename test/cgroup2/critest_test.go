@@ -22,7 +22,7 @@ func TestCritest(t *testing.T) {
 	for _, s := range twice {
 		t.Run(s.String(), func(t *testing.T) {
 			n := s.serve(t)
-			images, err := standin.Serve(standin.Programs{Busybox: node.Tool(t, "busybox"), NoNewPrivs: node.Tool(t, "nonewprivs")}, "/etc/gantry/certs.d")
+			images, err := standin.Serve(standin.Programs{Busybox: node.Tool(t, "busybox"), NoNewPrivs: node.Tool(t, "nonewprivs")}, "/etc/gantry/certs.d", "")
 			if err != nil {
 				t.Fatal(err)
 			}

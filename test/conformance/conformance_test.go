@@ -9,10 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/internal/lab"
+	"gantry/internal/labdocker"
 	"gantry/test/conformance/report"
 	"gantry/test/conformance/standin"
 	"gantry/test/leftovers"
@@ -24,7 +28,8 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // run is what was asked for.
 type run struct {
 	engine, runtime, network string
-	streams                  string // "spdy" or "websocket"
+	dockerd                  labdocker.Version // with engine "docker"
+	streams                  string            // "spdy" or "websocket"
 	focus                    string // regular expression of specs; "" is all
 	out                      string // directory of the reports
 }
@@ -32,9 +37,13 @@ type run struct {
 func fromEnvironment(t *testing.T) run {
 	t.Helper()
 	r := run{
-		engine: oneOf(t, "ENGINE", "native"), runtime: oneOf(t, "RUNTIME", "crun", "runc"),
+		engine: oneOf(t, "ENGINE", "native", "docker"), runtime: oneOf(t, "RUNTIME", "crun", "runc"),
 		network: oneOf(t, "NETWORK", "builtin", "cni"), streams: oneOf(t, "STREAMS", "spdy", "websocket"),
 		focus: os.Getenv("FOCUS"), out: os.Getenv("OUT"),
+	}
+	if r.engine == "docker" {
+		r.dockerd = labdocker.FromEnvironment(t)
+		r.runtime = "docker" // the handler of that name; dockerd chooses the OCI runtime
 	}
 	if r.out == "" {
 		t.Fatal("OUT names no directory: run `make conformance`")
@@ -59,6 +68,9 @@ func oneOf(t *testing.T, variable string, known ...string) string {
 }
 
 func (r run) name() string {
+	if r.engine == "docker" {
+		return r.engine + "-" + string(r.dockerd) + "-" + r.network + "-" + r.streams
+	}
 	return r.engine + "-" + r.runtime + "-" + r.network + "-" + r.streams
 }
 
@@ -80,7 +92,12 @@ func (r run) arguments(n *node.Node, junit string) []string {
 // start starts a server whose log is kept, and the registry of the stand-ins.
 func (r run) start(t *testing.T, base string) *node.Node {
 	t.Helper()
-	n := node.Start(t, node.Options{Runtime: r.runtime, Network: r.network})
+	o, listen := node.Options{Runtime: r.runtime, Network: r.network}, ""
+	if r.engine == "docker" {
+		o.Runtime, listen = "", publicAddress
+		o.Flags = []string{"--engine", "docker", "--docker-endpoint", r.startDocker(t, base).Endpoint()}
+	}
+	n := node.Start(t, o)
 	t.Cleanup(func() { keep(t, n.Log, base+".server.log") })
 	// Containers in user namespaces must be able to pass through them.
 	for _, dir := range []string{n.Root, n.State} {
@@ -90,12 +107,42 @@ func (r run) start(t *testing.T, base string) *node.Node {
 	}
 	images, err := standin.Serve(standin.Programs{
 		Busybox: node.Tool(t, "busybox"), NoNewPrivs: node.Tool(t, "nonewprivs"),
-	}, filepath.Join(n.Root, "certs.d"))
+	}, filepath.Join(n.Root, "certs.d"), listen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(images.Close)
 	return n
+}
+
+// publicAddress is where the stand-ins of public registries are when their names lead there: dockerd maps
+// no registry but Docker Hub's to another.
+const publicAddress = "127.0.0.2:80"
+
+// startDocker starts a Docker Engine with its network, as everybody has it, to which the names of the
+// registries lead to the stand-ins.
+func (r run) startDocker(t *testing.T, base string) *labdocker.Daemon {
+	t.Helper()
+	names := "127.0.0.1 localhost\n127.0.0.2 " + strings.Join(standin.Hosts(), " ") + "\n"
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte(names), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil { // of the lab's machine alone
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount("/etc/hosts", 0); err != nil {
+			t.Error(err)
+		}
+	})
+	o := labdocker.Options{Version: r.dockerd, Network: true, LiveRestore: true}
+	for _, host := range standin.Hosts() {
+		o.Flags = append(o.Flags, "--insecure-registry", host)
+	}
+	d := labdocker.Start(t, o)
+	t.Cleanup(func() { keep(t, d.Log, base+".dockerd.log") })
+	return d
 }
 
 // TestCritest passes when every spec passes or has its cause written down.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -32,14 +33,17 @@ type Programs struct {
 	NoNewPrivs string // prints its effective user id
 }
 
-// Serve starts a registry with every stand-in and writes a hosts.toml for each registry below certsDir.
-// The caller closes it.
-func Serve(p Programs, certsDir string) (*labimage.Server, error) {
+// Hosts are the registries whose images are stood in for.
+func Hosts() []string { return slices.Clone(hosts) }
+
+// Serve starts a registry with every stand-in at the address listen ("": any port of 127.0.0.1) and writes
+// a hosts.toml for each registry below certsDir. The caller closes it.
+func Serve(p Programs, certsDir, listen string) (*labimage.Server, error) {
 	all, err := p.images()
 	if err != nil {
 		return nil, err
 	}
-	s, err := labimage.Serve(labimage.Config{})
+	s, err := labimage.Serve(labimage.Config{Listen: listen})
 	if err != nil {
 		return nil, err
 	}
