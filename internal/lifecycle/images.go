@@ -82,12 +82,17 @@ func (m *Manager) findImage(ctx context.Context, ref string) (*pod.Image, engine
 	return nil, nil, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 }
 
-// ListImages is the union of all stores by id.
+// ListImages is the union of all stores by id. A store that is not the default engine's and does not
+// answer is left out: pods on other engines go on without it.
 func (m *Manager) ListImages(ctx context.Context) ([]*pod.Image, error) {
 	var all []*pod.Image
 	seen := make(map[string]struct{})
-	for _, s := range m.stores() {
+	for i, s := range m.stores() {
 		images, err := s.List(ctx)
+		if i > 0 && errdefs.IsUnavailable(err) {
+			m.log.Debug("an image store is left out of the list", "error", err)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list images: %w", err)
 		}
@@ -115,8 +120,12 @@ func (m *Manager) RemoveImage(ctx context.Context, ref string) error {
 // ImageUsage tells what the stores occupy, the default engine's file system first: the kubelet reads
 // only that.
 func (m *Manager) ImageUsage(ctx context.Context) (images, layers []pod.Usage, err error) {
-	for _, s := range m.stores() {
+	for n, s := range m.stores() {
 		i, l, err := s.Usage(ctx)
+		if n > 0 && errdefs.IsUnavailable(err) {
+			m.log.Debug("an image store is left out of the usage", "error", err)
+			continue
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("usage of images: %w", err)
 		}
@@ -136,13 +145,36 @@ func (m *Manager) imageFor(ctx context.Context, engineName, ref string) (*pod.Im
 	if err != nil {
 		return nil, err
 	}
+	key := copied{found.ID, engineName}
+	if img := m.heldAs(ctx, own, found, key); img != nil {
+		return img, nil
+	}
 	id, err := m.attempts.do(ctx, fmt.Sprintf("copy %q to %q", found.ID, engineName), func(ctx context.Context) (string, error) {
 		return copyImage(ctx, from, own, found.ID)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("copy image %s to engine %s: %w", ref, engineName, err)
 	}
+	m.copies.Store(key, id)
 	return own.Get(ctx, id)
+}
+
+// copied names an image that was copied: its id in the store it came from, and the engine it went to.
+type copied struct{ id, engine string }
+
+// heldAs finds in the store own what another calls found; nil when it is not there. A store may have
+// an id of its own for it, but the digest of a manifest is the same everywhere.
+func (m *Manager) heldAs(ctx context.Context, own engine.Images, found *pod.Image, key copied) *pod.Image {
+	names := slices.Clone(found.Digests)
+	if id, ok := m.copies.Load(key); ok {
+		names = append(names, id.(string))
+	}
+	for _, name := range names {
+		if img, err := own.Get(ctx, name); err == nil {
+			return img
+		}
+	}
+	return nil
 }
 
 // copyImage streams an image from one store to another and returns its id there.

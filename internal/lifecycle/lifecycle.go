@@ -122,6 +122,7 @@ type Manager struct {
 	actions  *flights[struct{}]       // what has no result
 
 	pulling sync.Map // *activePull → nil
+	copies  sync.Map // copied → id of the copy
 
 	ctx    context.Context // of the work behind the calls; ended by Close
 	cancel context.CancelFunc

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"gantry/internal/engine"
 	"gantry/internal/engine/fake"
 	"gantry/internal/lifecycle"
 	"gantry/internal/pod"
@@ -249,52 +248,6 @@ func TestManyPodsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	w.mustBeEmpty("by many pods")
-}
-
-func TestImageIsCopiedToTheEngineThatLacksIt(t *testing.T) {
-	w := newWorld(t)
-	second, lacking := fake.New(), fake.NewImages("localhost/other:1")
-	w.opts.Engines["second"], w.opts.Images["second"] = second, lacking
-	w.opts.Handlers["old"] = "second"
-	m := w.start()
-	spec := sandbox("web")
-	spec.Handler = "old"
-	id, err := m.RunPod(t.Context(), spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cid := createContainer(t, m, id, "main")
-	img, err := m.Image(t.Context(), image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c := stateOf(t, m, cid); c.ImageRef != img.ID || c.Spec.ImageID != img.ID || c.Spec.ImageName != image {
-		t.Errorf("container of image %q, %q, %q; want %s", c.ImageRef, c.Spec.ImageID, c.Spec.ImageName, img.ID)
-	}
-	if lacking.Pulls() != 0 || len(second.Everything()) != 2 {
-		t.Errorf("%d pulls, the second engine has %v; want a copy without a registry", lacking.Pulls(), second.Everything())
-	}
-	if _, err = m.PullImage(t.Context(), "uid-web", &pod.Pull{Ref: "localhost/other:1"}); err != nil || lacking.Pulls() != 1 {
-		t.Errorf("a pull for that pod: %v, %d pulls in its engine's store; want 1", err, lacking.Pulls())
-	}
-	all, err := m.ListImages(t.Context())
-	if err != nil || len(all) != 2 {
-		t.Errorf("%d images, %v; want the union of two", len(all), err)
-	}
-	images, layers, err := m.ImageUsage(t.Context())
-	if err != nil || len(images) != 2 || len(layers) != 2 {
-		t.Errorf("usage %v, %v, %v; want that of both stores", images, layers, err)
-	}
-	for range 2 {
-		if err := m.RemoveImage(t.Context(), image); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, s := range []engine.Images{w.images, lacking} {
-		if _, err := s.Get(t.Context(), image); !errdefs.IsNotFound(err) {
-			t.Errorf("a store keeps a removed image: %v", err)
-		}
-	}
 }
 
 func TestStatusSaysWhatWasCheckedNow(t *testing.T) {

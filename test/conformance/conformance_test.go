@@ -30,8 +30,8 @@ type run struct {
 	engine, runtime, network string
 	dockerd                  labdocker.Version // with engine "docker"
 	streams                  string            // "spdy" or "websocket"
-	focus                    string // regular expression of specs; "" is all
-	out                      string // directory of the reports
+	focus                    string            // regular expression of specs; "" is all
+	out                      string            // directory of the reports
 }
 
 func fromEnvironment(t *testing.T) run {
