@@ -68,8 +68,14 @@ func Opaque(dir string) Entry { return File(path.Join(dir, ".wh..wh..opq"), 0o64
 func Tar(entries ...Entry) ([]byte, error) {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
+	modes := make(map[string]int64)
 	for _, e := range entries {
 		h := e.Header
+		// Unpackers give a link's mode to the file that all its names share.
+		if of, ok := modes[h.Linkname]; ok && h.Typeflag == tar.TypeLink && h.Mode == 0 {
+			h.Mode = of
+		}
+		modes[h.Name] = h.Mode
 		h.Size = int64(len(e.Content))
 		if h.Format == tar.FormatUnknown {
 			h.Format = tar.FormatPAX
@@ -192,9 +198,7 @@ func busybox() ([]Entry, error) {
 	all := []Entry{File("bin/busybox", 0o755, string(content))}
 	for _, applet := range strings.Fields(string(list)) {
 		if applet != "busybox" {
-			link := Link("bin/"+applet, "bin/busybox")
-			link.Mode = 0o755 // unpackers give it to the file that all the names share
-			all = append(all, link)
+			all = append(all, Link("bin/"+applet, "bin/busybox"))
 		}
 	}
 	return all, nil
