@@ -165,6 +165,24 @@ func checkState(o *Options) error {
 	return nil
 }
 
+func dockerURL(s string) error {
+	if strings.HasPrefix(s, "unix://") {
+		return unixURL(s)
+	}
+	address, ok := strings.CutPrefix(s, "tcp://")
+	if !ok {
+		return fmt.Errorf("%q is neither unix:///PATH nor tcp://HOST:PORT", s)
+	}
+	return hostPort(address)
+}
+
+func checkDockerTLS(o *Options) error {
+	if (o.Docker.TLSCert == "") != (o.Docker.TLSKey == "") {
+		return errors.New("a certificate and its key come together")
+	}
+	return optional(o.Docker.TLSCert, absolute)
+}
+
 func checkMetrics(o *Options) error { return optional(o.Metrics.Listen, hostPort) }
 
 func checkStreamingTLS(o *Options) error {
@@ -203,6 +221,9 @@ func checkRuntimes(o *Options) error {
 	for _, name := range slices.Sorted(maps.Keys(o.Runtime.Paths)) {
 		if !handlerName.MatchString(name) {
 			return fmt.Errorf("%q is not a RuntimeClass handler: lower-case letters, digits and '-'", name)
+		}
+		if name == EngineDocker {
+			return fmt.Errorf("%q is the handler of Docker Engine", name)
 		}
 		if err := absolute(o.Runtime.Paths[name]); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

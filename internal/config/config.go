@@ -28,6 +28,7 @@ type Options struct {
 
 	Log       Log       `toml:"log"`
 	Runtime   Runtime   `toml:"runtime"`
+	Docker    Docker    `toml:"docker"`
 	Cgroup    Cgroup    `toml:"cgroup"`
 	Keeper    Keeper    `toml:"keeper"`
 	Images    Images    `toml:"images"`
@@ -49,6 +50,25 @@ type Runtime struct {
 	CDIDirs []string          `toml:"cdi_spec_dirs" comment:"Files of devices' vendors (CDI); where two have one device, the later directory wins."`
 	Paths   map[string]string `toml:"paths" comment:"Handler = binary. crun and runc are found on PATH where they are not named here."`
 }
+
+// Docker is the Docker Engine that pods may run on.
+type Docker struct {
+	Endpoint   string `toml:"endpoint" comment:"API of a Docker Engine on this machine, unix:///PATH or tcp://HOST:PORT: it adds the handler docker. Empty: none, or /var/run/docker.sock with engine = 'docker'."`
+	TLSCA      string `toml:"tls_ca" comment:"PEM file of who signs the daemon's certificate; empty: tcp is spoken to in the clear."`
+	TLSCert    string `toml:"tls_cert" comment:"PEM file of the certificate that the daemon knows us by."`
+	TLSKey     string `toml:"tls_key" comment:"PEM file of the certificate's key."`
+	PauseImage string `toml:"pause_image" comment:"Image of the container that holds a pod's namespaces; empty, or when it can't be pulled: the built-in one."`
+	Logs       string `toml:"logs" comment:"driver: dockerd gives output to gantry-keeper, its log driver. api: the server follows Docker's API."`
+}
+
+// DefaultDocker is where Docker Engine listens unless it was told otherwise.
+const DefaultDocker = "unix:///var/run/docker.sock"
+
+// The engines that pods may be on.
+const (
+	EngineNative = "native"
+	EngineDocker = "docker"
+)
 
 // Cgroup is how pods' cgroups are made.
 type Cgroup struct {
@@ -130,9 +150,10 @@ func Default() Options {
 		Listen:  "unix:///run/gantry/gantry.sock",
 		Root:    "/var/lib/gantry",
 		State:   "/run/gantry",
-		Engine:  "native",
+		Engine:  EngineNative,
 		Log:     Log{Level: "info", Format: "text"},
 		Runtime: Runtime{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}, Paths: map[string]string{}},
+		Docker:  Docker{Logs: "driver"},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
 		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Sync: "always"},
 		Network: Network{
@@ -176,6 +197,9 @@ func (o *Options) Resolve(f Finder) {
 		if _, ok := paths[name]; ok && o.Runtime.Default == "" {
 			o.Runtime.Default = name
 		}
+	}
+	if o.Engine == EngineDocker && o.Docker.Endpoint == "" {
+		o.Docker.Endpoint = DefaultDocker
 	}
 	if o.Keeper.Binary != "" {
 		return

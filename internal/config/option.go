@@ -98,7 +98,7 @@ func (v table) Set(s string, _ bool) error {
 
 // options is the table, in the order of the file.
 func options() []option {
-	return slices.Concat(serverOptions(), runtimeOptions(), networkOptions(), nriOptions())
+	return slices.Concat(serverOptions(), runtimeOptions(), dockerOptions(), networkOptions(), nriOptions())
 }
 
 func nriOptions() []option {
@@ -126,8 +126,8 @@ func serverOptions() []option {
 			func(o *Options) value { return text{&o.Root} }, func(o *Options) error { return absolute(o.Root) }},
 		{"state", "state", "DIR", "sockets, streams and mounts: what a reboot may forget",
 			func(o *Options) value { return text{&o.State} }, checkState},
-		{"engine", "engine", "NAME", "engine of pods: native",
-			func(o *Options) value { return text{&o.Engine} }, func(o *Options) error { return oneOf(o.Engine, "native") }},
+		{"engine", "engine", "NAME", "engine of pods that name no handler: native or docker",
+			func(o *Options) value { return text{&o.Engine} }, func(o *Options) error { return oneOf(o.Engine, EngineNative, EngineDocker) }},
 		{"log.level", "log-level", "LEVEL", "debug, info, warn or error",
 			func(o *Options) value { return text{&o.Log.Level} }, func(o *Options) error { return oneOf(o.Log.Level, "debug", "info", "warn", "error") }},
 		{"log.format", "log-format", "FORMAT", "text or json",
@@ -165,6 +165,23 @@ func runtimeOptions() []option {
 			func(o *Options) value { return number{&o.Images.Bandwidth} }, checkBandwidth},
 		{"images.sync", "image-sync", "WHEN", "always or never write an image to the disk before its pull returns",
 			func(o *Options) value { return text{&o.Images.Sync} }, func(o *Options) error { return oneOf(o.Images.Sync, "always", "never") }},
+	}
+}
+
+func dockerOptions() []option {
+	return []option{
+		{"docker.endpoint", "docker-endpoint", "URL", "Docker Engine of this machine: unix:///PATH or tcp://HOST:PORT (default none; with --engine docker " + DefaultDocker + ")",
+			func(o *Options) value { return text{&o.Docker.Endpoint} }, func(o *Options) error { return optional(o.Docker.Endpoint, dockerURL) }},
+		{"docker.tls_ca", "docker-tls-ca", "FILE", "who signs the certificate of a tcp Docker Engine",
+			func(o *Options) value { return text{&o.Docker.TLSCA} }, func(o *Options) error { return optional(o.Docker.TLSCA, absolute) }},
+		{"docker.tls_cert", "docker-tls-cert", "FILE", "our certificate for a tcp Docker Engine; needs --docker-tls-key",
+			func(o *Options) value { return text{&o.Docker.TLSCert} }, checkDockerTLS},
+		{"docker.tls_key", "docker-tls-key", "FILE", "key of the certificate for Docker Engine",
+			func(o *Options) value { return text{&o.Docker.TLSKey} }, func(o *Options) error { return optional(o.Docker.TLSKey, absolute) }},
+		{"docker.pause_image", "docker-pause-image", "REF", "image that holds a pod's namespaces on Docker (default built in)",
+			func(o *Options) value { return text{&o.Docker.PauseImage} }, func(o *Options) error { return optional(o.Docker.PauseImage, imageRef) }},
+		{"docker.logs", "docker-logs", "WAY", "driver (gantry-keeper) or api: how output comes from Docker",
+			func(o *Options) value { return text{&o.Docker.Logs} }, func(o *Options) error { return oneOf(o.Docker.Logs, "driver", "api") }},
 	}
 }
 

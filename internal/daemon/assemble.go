@@ -12,6 +12,7 @@ import (
 	"gantry/internal/cni"
 	"gantry/internal/config"
 	"gantry/internal/engine"
+	"gantry/internal/engine/docker"
 	"gantry/internal/engine/native"
 	"gantry/internal/image"
 	"gantry/internal/keeper"
@@ -26,14 +27,14 @@ import (
 // keeperCgroup is the cgroup of keepers, outside every pod's.
 const keeperCgroup = "/gantry-keeper"
 
-// engineName is the name of the native engine in the journal.
-const engineName = "native"
-
 // parts are what serving needs.
 type parts struct {
 	manager *lifecycle.Manager
 	images  *image.Store
-	engine  *native.Engine
+	native  *native.Engine // nil where there is no OCI runtime
+	docker  *docker.Engine // nil where none is configured
+	engines map[string]engine.Engine
+	stores  map[string]engine.Images
 	keeper  *keeper.Client
 	plugins *plugins
 }
@@ -41,7 +42,7 @@ type parts struct {
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
 func (s *server) assemble(ctx context.Context) (*parts, error) {
 	o := s.opts
-	if len(o.Runtime.Paths) == 0 {
+	if len(o.Runtime.Paths) == 0 && o.Engine == config.EngineNative {
 		return nil, errors.New("no OCI runtime: neither crun nor runc is on PATH; install one, or name one with --runtime NAME=PATH")
 	}
 	if o.Keeper.Binary == "" {
@@ -73,8 +74,8 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	eng, err := s.nativeEngine(kept, images)
-	if err != nil {
+	p := &parts{images: images, keeper: kept, engines: map[string]engine.Engine{}, stores: map[string]engine.Images{}}
+	if err = s.openEngines(p); err != nil {
 		return nil, err
 	}
 	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
@@ -85,10 +86,11 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	handlers, features := handlersOf(o, eng.Features(ctx))
-	m, err := lifecycle.New(lifecycle.Options{
-		Engines:       map[string]engine.Engine{engineName: eng},
-		Images:        map[string]engine.Images{engineName: images},
+	p.plugins = plugins
+	handlers, features := handlersOf(o, p.Features(ctx))
+	p.manager, err = lifecycle.New(lifecycle.Options{
+		Engines:       p.engines,
+		Images:        p.stores,
 		Handlers:      handlers,
 		Features:      features,
 		Network:       measured,
@@ -98,7 +100,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Meter:         stats.New(cgroups, images),
 		StateDir:      o.State,
 		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
-		SystemdCgroup: o.Cgroup.Driver == string(cgroup.Systemd),
+		SystemdCgroup: s.systemdCgroup(ctx, p.docker),
 		Log:           s.log.With("component", "lifecycle"),
 		Hook:          s.reached,
 		Trace:         s.traceStep(),
@@ -106,8 +108,45 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.onClose("pods", m.Close)
-	return &parts{manager: m, images: images, engine: eng, keeper: kept, plugins: plugins}, nil
+	s.onClose("pods", p.manager.Close)
+	return p, nil
+}
+
+// openEngines makes the engines that there are: native with an OCI runtime, docker with a daemon.
+func (s *server) openEngines(p *parts) error {
+	if len(s.opts.Runtime.Paths) > 0 {
+		eng, err := s.nativeEngine(p.keeper, p.images)
+		if err != nil {
+			return err
+		}
+		p.native, p.engines[config.EngineNative], p.stores[config.EngineNative] = eng, eng, p.images
+	}
+	d, err := s.dockerEngine(p.keeper)
+	if err != nil || d == nil {
+		return err
+	}
+	p.docker, p.engines[config.EngineDocker], p.stores[config.EngineDocker] = d, d, d.Images()
+	return nil
+}
+
+// SetRuntimes replaces the OCI runtimes. Without one at the start there is no engine that could use them.
+func (p *parts) SetRuntimes(runtimes map[string]ociruntime.Runtime, standard string) error {
+	if p.native == nil {
+		return nil
+	}
+	return p.native.SetRuntimes(runtimes, standard)
+}
+
+// Features is what each handler was found to be able to do.
+func (p *parts) Features(ctx context.Context) map[string]pod.HandlerFeatures {
+	all := map[string]pod.HandlerFeatures{}
+	if p.native != nil {
+		all = p.native.Features(ctx)
+	}
+	if p.docker != nil {
+		all[config.EngineDocker] = p.docker.Features(ctx)
+	}
+	return all
 }
 
 // reached is where fault tests end the server.
@@ -203,14 +242,22 @@ func runtimesOf(o *config.Options) map[string]ociruntime.Runtime {
 	return runtimes
 }
 
-// handlersOf are the runtimes' names, and "" for the default one, with what was found that they can do.
+// handlersOf are the runtimes' names, that of Docker where there is one, and "" for the default engine,
+// with what was found that they can do.
 func handlersOf(o *config.Options, found map[string]pod.HandlerFeatures) (map[string]string, map[string]pod.HandlerFeatures) {
-	handlers := map[string]string{"": engineName}
+	handlers := map[string]string{"": o.Engine}
 	features := map[string]pod.HandlerFeatures{}
 	for name := range o.Runtime.Paths {
-		handlers[name] = engineName
+		handlers[name] = config.EngineNative
 		features[name] = found[name]
 	}
+	if o.Docker.Endpoint != "" {
+		handlers[config.EngineDocker] = config.EngineDocker
+		features[config.EngineDocker] = found[config.EngineDocker]
+	}
 	features[""] = found[o.Runtime.Default]
+	if o.Engine == config.EngineDocker {
+		features[""] = found[config.EngineDocker]
+	}
 	return handlers, features
 }

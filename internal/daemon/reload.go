@@ -36,14 +36,14 @@ type handlerSetter interface {
 	Status(ctx context.Context) (*pod.NodeStatus, error)
 }
 
-// runtimeSetter is the slice of the native engine that a reload needs.
+// runtimeSetter is the slice of the engines that a reload needs.
 type runtimeSetter interface {
 	SetRuntimes(runtimes map[string]ociruntime.Runtime, standard string) error
 	Features(ctx context.Context) map[string]pod.HandlerFeatures
 }
 
 func (s *server) newReloader(p *parts) *reloader {
-	return &reloader{manager: p.manager, plugins: p.plugins, engine: p.engine, load: s.load, level: s.level, log: s.log, start: s.opts, last: s.opts}
+	return &reloader{manager: p.manager, plugins: p.plugins, engine: p, load: s.load, level: s.level, log: s.log, start: s.opts, last: s.opts}
 }
 
 // Status is the manager's, and tells of options that are not in force.

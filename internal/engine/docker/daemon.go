@@ -40,13 +40,9 @@ type ping struct {
 }
 
 func connect(o Options) (*daemon, error) {
-	opts := []client.Opt{client.WithUserAgent("gantry")}
-	if o.TLS != (TLS{}) {
-		opts = append(opts, client.WithTLSClientConfig(o.TLS.CA, o.TLS.Cert, o.TLS.Key))
-	}
-	api, err := client.New(append(opts, client.WithHost(o.Endpoint))...)
+	api, err := Dial(o)
 	if err != nil {
-		return nil, fmt.Errorf("docker endpoint %q: %w: %w", o.Endpoint, errdefs.ErrInvalidArgument, err)
+		return nil, err
 	}
 	d := &daemon{api: api, endpoint: o.Endpoint, patience: o.Patience, awake: make(chan struct{})}
 	if d.patience <= 0 {

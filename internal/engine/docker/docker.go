@@ -11,10 +11,14 @@ package docker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
 
 	"gantry/internal/cgroup"
 	"gantry/internal/engine"
@@ -82,8 +86,40 @@ func New(o Options) (*Engine, error) {
 	return e, netns.Share(o.NetNSDir)
 }
 
+// Dial returns a client of the daemon at o.Endpoint, for what stands beside the engine. It connects
+// when it is first used.
+func Dial(o Options) (*client.Client, error) {
+	opts := []client.Opt{client.WithUserAgent("gantry")}
+	if o.TLS != (TLS{}) {
+		opts = append(opts, client.WithTLSClientConfig(o.TLS.CA, o.TLS.Cert, o.TLS.Key))
+	}
+	api, err := client.New(append(opts, client.WithHost(o.Endpoint))...)
+	if err != nil {
+		return nil, fmt.Errorf("docker endpoint %q: %w: %w", o.Endpoint, errdefs.ErrInvalidArgument, err)
+	}
+	return api, nil
+}
+
 // Close lets go of the connections. It touches no container.
 func (e *Engine) Close(context.Context) error { return e.daemon.api.Close() }
 
-// Status asks the daemon whether it is there.
-func (e *Engine) Status(ctx context.Context) error { return e.daemon.check(ctx) }
+// Status asks the daemon whether it is there, and, when it was not asked before, what it is.
+func (e *Engine) Status(ctx context.Context) error {
+	if err := e.daemon.check(ctx); err != nil {
+		return err
+	}
+	_, err := e.node(ctx)
+	return err
+}
+
+// SystemdCgroup says whether the daemon has systemd make cgroups.
+func (e *Engine) SystemdCgroup(ctx context.Context) (bool, error) {
+	n, err := e.node(ctx)
+	return err == nil && n.driver == cgroup.Systemd, err
+}
+
+// Features is what pods on Docker may ask for beyond the base; nothing while the daemon does not answer.
+func (e *Engine) Features(ctx context.Context) pod.HandlerFeatures {
+	n, err := e.node(ctx)
+	return pod.HandlerFeatures{RecursiveReadOnlyMounts: err == nil && n.recursiveReadOnly()}
+}

@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+
+	"gantry/internal/config"
+	"gantry/internal/dockerlog"
+	"gantry/internal/engine/docker"
+	"gantry/internal/keeper"
+)
+
+// dockerEngine makes the engine of Docker's pods and their logs, nil where no daemon is configured. The
+// daemon may come up later.
+func (s *server) dockerEngine(k *keeper.Client) (*docker.Engine, error) {
+	o := s.opts.Docker
+	if o.Endpoint == "" {
+		return nil, nil
+	}
+	log := s.log.With("component", "docker")
+	where := docker.Options{
+		Endpoint: o.Endpoint, TLS: docker.TLS{CA: o.TLSCA, Cert: o.TLSCert, Key: o.TLSKey},
+		PauseImage: o.PauseImage, NetNSDir: s.opts.Network.NetNSDir, Log: log,
+	}
+	api, err := docker.Dial(where)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("docker's logs", func(context.Context) error { return api.Close() })
+	logs, err := dockerlog.New(dockerlog.Options{
+		Keeper: k, API: api, Driver: dockerlog.Driver(s.opts.State), StateDir: filepath.Join(s.opts.State, "dockerlogs"),
+		Follow: o.Logs == "api", Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("docker's followed logs", func(context.Context) error { logs.Shutdown(); return nil })
+	where.Logs = logs
+	eng, err := docker.New(where)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose("docker", eng.Close)
+	return eng, nil
+}
+
+// systemdCgroup is what the kubelet is told: with Docker as the default engine its daemon decides, as
+// far as it can be asked.
+func (s *server) systemdCgroup(ctx context.Context, d *docker.Engine) bool {
+	if s.opts.Engine == config.EngineDocker && d != nil {
+		systemd, err := d.SystemdCgroup(ctx)
+		if err == nil {
+			return systemd
+		}
+		s.log.Warn("docker does not say which cgroup driver it uses, the configured one is assumed", "error", err)
+	}
+	return s.opts.Cgroup.Driver == "systemd"
+}
