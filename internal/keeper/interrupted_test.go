@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -57,5 +58,31 @@ func TestKilledRuntimeIsUnavailable(t *testing.T) {
 	}
 	if _, err := b.Create(b.context(), req); err != nil {
 		t.Errorf("repeat: %v", err)
+	}
+}
+
+// crun mounts its own program for a moment at each start; one that is killed then leaves the mount.
+func TestMountOfAKilledRuntimeIsTakenAway(t *testing.T) {
+	b := newBench(t)
+	path := filepath.Join(b.dir, "dying")
+	script := `#!/bin/sh
+case " $* " in *" create "*)
+	touch "$_LIBCONTAINER_STATEDIR/crun.abcdef"
+	mount --bind /usr/bin/crun "$_LIBCONTAINER_STATEDIR/crun.abcdef"
+	kill -9 $$;;
+esac
+exec /usr/bin/crun "$@"
+`
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := container{script: waitAndExit}
+	c.Runtime = keeper.Runtime{Path: path, Args: []string{"--root", b.crun}}
+	if _, err := b.Create(b.context(), b.spec("c", c)); !errdefs.IsUnavailable(err) {
+		t.Errorf("create: %v", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), "crun.abcdef") {
+		t.Errorf("the mount is left: %v\n%s", err, mounts)
 	}
 }

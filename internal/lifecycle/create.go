@@ -115,7 +115,7 @@ func (m *Manager) newContainer(p *podEntry, spec *pod.ContainerSpec, image *pod.
 		return nil, err
 	}
 	if s.LogPath != "" {
-		if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
+		if err := makeLogDir(sb.Spec.LogDirectory, s.LogName); err != nil {
 			return nil, fmt.Errorf("make log directory: %w", err)
 		}
 	}
@@ -134,6 +134,24 @@ func logPath(dir, name string) string {
 		return ""
 	}
 	return filepath.Join(dir, filepath.Clean("/"+name))
+}
+
+// makeLogDir makes the directory of a log below the pod's own. A link that leads out of that, which a
+// container may have put there, is an error.
+func makeLogDir(dir, name string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	below, err := filepath.Rel("/", filepath.Dir(filepath.Clean("/"+name)))
+	if err != nil {
+		return err
+	}
+	return root.MkdirAll(below, 0o755)
 }
 
 // targetPid is the process whose PID namespace is joined; 0 when none is.

@@ -5,6 +5,7 @@ package faults_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -20,6 +21,21 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 // share is one of how many cases is tried: all of them, or a few that `make test` has time for.
 var share = flag.Int("share", number("GANTRY_FAULTS_SHARE", 20), "try one case of so many")
+
+// part, "K/N", is the K-th of N parts of the matrix, so that several processes can share it; "" is all.
+var part = flag.String("part", os.Getenv("GANTRY_FAULTS_PART"), "try only this part of the matrix, K/N")
+
+// inPart says whether case i of so many is of the part that was asked for.
+func inPart(t *testing.T, i, cases int) bool {
+	if *part == "" {
+		return true
+	}
+	var k, n int
+	if _, err := fmt.Sscanf(*part, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
+		t.Fatalf("part %q is not K/N", *part)
+	}
+	return i*n/cases == k-1
+}
 
 func number(env string, otherwise int) int {
 	if v, err := strconv.Atoi(os.Getenv(env)); err == nil {
@@ -71,7 +87,7 @@ func matrix(t *testing.T, network string) {
 	everyPointIsReached(t, reached)
 	report := newReport(network)
 	for i, f := range all {
-		if i%*share != 0 {
+		if i%*share != 0 || !inPart(t, i, len(all)) {
 			continue
 		}
 		t.Run(f.name(), func(t *testing.T) {

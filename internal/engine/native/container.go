@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -76,7 +77,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	if err != nil {
 		return engine.Created{}, err
 	}
-	r := &containerRecord{Runtime: runtime, Handler: sandbox.Handler, UserNS: sandbox.Namespaces.User != "", Restored: req.Restore != nil, Created: engine.Created{
+	r := &containerRecord{Sandbox: c.Sandbox, Runtime: runtime, Handler: sandbox.Handler, UserNS: sandbox.Namespaces.User != "", Restored: req.Restore != nil, Created: engine.Created{
 		ID: string(c.Key), StopSignal: req.Image.Config.StopSignal,
 	}}
 	if r.Created.CgroupPath, err = e.cgroupOf(req, sandbox); err != nil {
@@ -110,7 +111,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	e.opts.Hook("container/recorded")
 	created := r.Created
 	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
-		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: c.LogPath, CgroupPath: created.CgroupPath,
+		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: guarded(c.LogPath, req.Sandbox.Spec.LogDirectory), CgroupPath: created.CgroupPath,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY, Restore: restoreImages(req.Restore),
 	})
 	return created, err // the keeper's error says that it is the container's creation, and whose
@@ -135,6 +136,17 @@ func (e *Engine) cgroupsPath(req *engine.Create, sandbox *sandboxRecord) string 
 		return a.CgroupsPath
 	}
 	return e.opts.CgroupDriver.OCIPath(sandbox.Cgroup, string(req.Spec.Key))
+}
+
+// guarded tells the keeper (keeper.Create.LogPath) to follow no link from the pod's own log directory
+// on: a container that has it mounted may have put one there.
+func guarded(logPath, logDirectory string) string {
+	root := filepath.Dir(filepath.Clean(logDirectory))
+	rest, below := strings.CutPrefix(logPath, strings.TrimSuffix(root, "/")+"/")
+	if !below || logDirectory == "" {
+		return logPath
+	}
+	return strings.TrimSuffix(root, "/") + "/./" + rest
 }
 
 // spec prepares the root file system and builds the OCI spec; the user it finds goes into r.

@@ -42,6 +42,7 @@ func (r *sandboxRecord) made(key pod.Key) engine.Made {
 
 // containerRecord is what later calls must know of a container. It is written before the keeper is asked.
 type containerRecord struct {
+	Sandbox pod.Key         `json:"sandbox,omitempty"`
 	Runtime keeper.Runtime  `json:"runtime"`
 	Created engine.Created  `json:"created"` // without Pid
 	Process json.RawMessage `json:"process"` // OCI, the pattern of an exec

@@ -206,7 +206,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 	}
 	r, err := e.recorded(key)
 	if err == nil && r.OwnCgroup {
-		if err := e.removeCgroup(ctx, r); err != nil {
+		if err := e.removeCgroup(ctx, key, r); err != nil {
 			return err
 		}
 	}
@@ -228,13 +228,25 @@ func (e *Engine) recorded(key pod.Key) (*sandboxRecord, error) {
 	return &sandboxRecord{Namespaces: e.namespaces(most), Cgroup: parent, OwnCgroup: true, Pause: true}, err
 }
 
-// removeCgroup kills, and takes what is below, only in a cgroup that is the sandbox's alone.
-func (e *Engine) removeCgroup(ctx context.Context, r *sandboxRecord) error {
+// removeCgroup kills, and takes what is below, only in a cgroup that is the sandbox's alone. One that
+// the client named may have others in it; but as long as a container of the sandbox is, which could not be
+// removed yet, nobody would remove it later.
+func (e *Engine) removeCgroup(ctx context.Context, key pod.Key, r *sandboxRecord) error {
 	if !r.NamedCgroup {
 		return e.cgroups.Remove(ctx, r.Cgroup)
 	}
-	if err := e.cgroups.RemoveEmpty(r.Cgroup); err != nil && !errors.Is(err, unix.EBUSY) {
+	err := e.cgroups.RemoveEmpty(r.Cgroup)
+	if err == nil || !errors.Is(err, unix.EBUSY) {
 		return err
+	}
+	containers, err := keys(e.containerDir(""))
+	if err != nil {
+		return err
+	}
+	for _, c := range containers {
+		if record, err := e.readContainer(c); err == nil && record.Sandbox == key {
+			return fmt.Errorf("cgroup %s: container %s is not removed yet: %w", r.Cgroup, c.Short(), errdefs.ErrUnavailable)
+		}
 	}
 	return nil
 }

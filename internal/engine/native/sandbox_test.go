@@ -281,6 +281,31 @@ func TestCgroupThatPodsShareStays(t *testing.T) {
 	}
 }
 
+// A container that could not be removed yet keeps its sandbox's record: nobody else knows of the cgroup.
+func TestSandboxIsNotForgottenBeforeItsContainers(t *testing.T) {
+	s := newStation(t, "crun")
+	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := s.parent + "/named"
+	p := s.newPod(t, func(spec *pod.SandboxSpec) { spec.CgroupParent = parent })
+	req := p.request("exec sleep 1000")
+	p.start(req)
+	if err := p.RemoveSandbox(t.Context(), p.spec.Key); !errdefs.IsUnavailable(err) {
+		t.Errorf("remove a sandbox with a container: %v", err)
+	}
+	if err := p.RemoveContainer(t.Context(), req.Spec.Key); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.RemoveSandbox(t.Context(), p.spec.Key); err != nil {
+		t.Fatal(err)
+	}
+	if cgroups.Exists(parent) {
+		t.Error("the cgroup outlives the sandbox")
+	}
+}
+
 func TestManyPodsAtOnceLeaveNothing(t *testing.T) {
 	s := newStation(t, "crun")
 	before := nsOf(t, "net")

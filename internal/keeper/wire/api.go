@@ -13,14 +13,15 @@ type Runtime struct {
 
 // Create asks for a container; see keeper.Create.
 type Create struct {
-	Key        string  `json:"key"` // also the id given to the OCI runtime
-	Runtime    Runtime `json:"runtime"`
-	Bundle     string  `json:"bundle"`               // directory with config.json and the mounted root file system
-	LogPath    string  `json:"logPath,omitempty"`    // absolute; "" reads output and drops it
-	CgroupPath string  `json:"cgroupPath,omitempty"` // below the cgroup mount, watched for OOM kills
-	Stdin      bool    `json:"stdin,omitempty"`
-	StdinOnce  bool    `json:"stdinOnce,omitempty"` // the first attach that ends closes stdin
-	TTY        bool    `json:"tty,omitempty"`
+	Key     string  `json:"key"` // also the id given to the OCI runtime
+	Runtime Runtime `json:"runtime"`
+	Bundle  string  `json:"bundle"` // directory with config.json and the mounted root file system
+	// LogPath is absolute; "" reads output and drops it. No link is followed behind "/./" in it.
+	LogPath    string `json:"logPath,omitempty"`
+	CgroupPath string `json:"cgroupPath,omitempty"` // below the cgroup mount, watched for OOM kills
+	Stdin      bool   `json:"stdin,omitempty"`
+	StdinOnce  bool   `json:"stdinOnce,omitempty"` // the first attach that ends closes stdin
+	TTY        bool   `json:"tty,omitempty"`
 	// Restore is a directory with a checkpoint's processes, as CRIU wrote them: Start has the runtime
 	// restore them, and until then there is no process. It may go once Start has returned.
 	Restore string `json:"restore,omitempty"`

@@ -258,7 +258,7 @@ func (c *container) remove() error {
 		return err
 	}
 	c.w.reached(deleteStreams)
-	if err := os.RemoveAll(c.dir); err != nil {
+	if err := removeDir(c.dir); err != nil {
 		return fmt.Errorf("remove container directory: %w", err)
 	}
 	c.w.reached(deleteDirectory)

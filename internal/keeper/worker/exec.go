@@ -202,7 +202,7 @@ func (x *session) forget() {
 	x.w.mu.Lock()
 	delete(x.w.execs, x.ID)
 	x.w.mu.Unlock()
-	if err := os.RemoveAll(x.dir); err != nil {
+	if err := removeDir(x.dir); err != nil {
 		log.Printf("remove exec: %v", err)
 	}
 }

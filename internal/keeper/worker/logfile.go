@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,16 +26,17 @@ type logFile struct {
 }
 
 // openLog opens the log for appending. made says that it was not there before. A container that has
-// the directory mounted may have put anything in its place, so only a regular file will do.
+// the directory mounted may have put anything in its place, so only a regular file will do, and no link
+// is followed on the way to it: none at its name, and none behind "/./" in path.
 func openLog(path string) (fd int, made bool, err error) {
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NOCTTY |
 		unix.O_NONBLOCK // a FIFO without a reader is an error then
-	fd, err = unix.Open(path, flags|unix.O_EXCL, 0o640)
+	fd, err = openBelow(path, flags|unix.O_EXCL)
 	if err == nil {
 		return fd, true, nil
 	}
 	if errors.Is(err, unix.EEXIST) {
-		fd, err = unix.Open(path, flags, 0o640)
+		fd, err = openBelow(path, flags)
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -49,6 +51,26 @@ func openLog(path string) (fd int, made bool, err error) {
 		return -1, false, wire.Errorf(wire.CodeInvalid, "open log %s: it is no regular file", path)
 	}
 	return fd, false, nil
+}
+
+// openBelow opens path; what follows "/./" in it is reached without a link. Kernels before 5.6, and
+// some sandboxes, cannot look out for links on the way (openat2(2)).
+func openBelow(path string, flags uint64) (int, error) {
+	const mode = 0o640
+	root, rest, guarded := strings.Cut(path, "/./")
+	if !guarded {
+		return unix.Open(path, int(flags), mode)
+	}
+	dir, err := unix.Open(root+"/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(dir) }()
+	fd, err := unix.Openat2(dir, rest, &unix.OpenHow{Flags: flags, Mode: mode, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH})
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return unix.Openat(dir, rest, int(flags), mode)
+	}
+	return fd, err
 }
 
 // regular says whether fd is a file whose size tells what was written to it.

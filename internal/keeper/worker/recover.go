@@ -153,7 +153,7 @@ func (w *Worker) abortExec(dir string) error {
 			endOf(pid, unix.SIGKILL)
 		}
 	}
-	return os.RemoveAll(dir)
+	return removeDir(dir)
 }
 
 // handOverLogs gives a new holder what belongs to the log driver. The caller holds w.mu.

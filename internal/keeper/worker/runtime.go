@@ -27,6 +27,20 @@ const (
 	deleteLimit = 10 * time.Second
 )
 
+// cloneDirEnv names the directory in which crun, as runc did, mounts its own program read-only for a
+// moment, lest a container write to it (CVE-2019-5736). One that is killed in that moment leaves the mount:
+// in a directory of ours, and not in /tmp, somebody takes it away.
+const cloneDirEnv = "_LIBCONTAINER_STATEDIR"
+
+// removeDir removes a directory that OCI runtimes have worked in, with what killed ones left mounted.
+func removeDir(dir string) error {
+	clones, _ := filepath.Glob(filepath.Join(dir, "*run.??????")) // crun's and runc's
+	for _, path := range clones {
+		_ = unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // most are no mounts
+	}
+	return os.RemoveAll(dir)
+}
+
 // errRemoved is why a command is broken off whose container is to be removed.
 var errRemoved = wire.Errorf(wire.CodeAborted, "broken off: the container is to be removed")
 
@@ -47,6 +61,7 @@ func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File,
 	_ = os.Remove(said)
 	all := append(append([]string{}, rt.Args...), "--log", said, "--log-format", "json")
 	cmd := exec.CommandContext(ctx, rt.Path, append(all, args...)...)
+	cmd.Env = append(os.Environ(), cloneDirEnv+"="+dir)
 	// The runtime's own helpers are killed with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
