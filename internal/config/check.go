@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+
+	"gantry/internal/projquota"
 )
 
 // ValueError says that the value of one option is not legal.
@@ -204,6 +206,11 @@ func checkParallel(o *Options) error {
 		return fmt.Errorf("%d is not from 1 to 64", n)
 	}
 	return nil
+}
+
+func checkProjects(o *Options) error {
+	_, err := projquota.ParseRange(o.Images.Projects)
+	return err
 }
 
 func checkMTU(o *Options) error {

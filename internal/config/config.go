@@ -87,6 +87,7 @@ type Images struct {
 	Parallel int      `toml:"parallel_layers" comment:"Layers fetched at once by all pulls together."`
 	// Bandwidth is in megabytes a second.
 	Bandwidth int    `toml:"bandwidth" comment:"Megabytes a second that all pulls together take from registries; 0 is no limit."`
+	Projects  string `toml:"project_ids" comment:"Project ids that count what containers write, where the file system has project quotas (mounted with prjquota); empty: never."`
 	Sync      string `toml:"sync" comment:"always: an image is on the disk before its pull returns. never: a power cut may damage images, until verify --repair or a pull mends them."`
 }
 
@@ -155,7 +156,7 @@ func Default() Options {
 		Runtime: Runtime{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}, Paths: map[string]string{}},
 		Docker:  Docker{Logs: "driver"},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
-		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Sync: "always"},
+		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Projects: "2000000000-2000999999", Sync: "always"},
 		Network: Network{
 			Mode:       "cni",
 			NetNSDir:   "/var/run/netns",

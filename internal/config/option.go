@@ -163,6 +163,8 @@ func runtimeOptions() []option {
 			func(o *Options) value { return number{&o.Images.Parallel} }, checkParallel},
 		{"images.bandwidth", "pull-bandwidth", "MBPS", "megabytes a second that all pulls together may take; 0 is no limit",
 			func(o *Options) value { return number{&o.Images.Bandwidth} }, checkBandwidth},
+		{"images.project_ids", "project-ids", "FIRST-LAST", "project ids that count what containers write; empty for none",
+			func(o *Options) value { return text{&o.Images.Projects} }, checkProjects},
 		{"images.sync", "image-sync", "WHEN", "always or never write an image to the disk before its pull returns",
 			func(o *Options) value { return text{&o.Images.Sync} }, func(o *Options) error { return oneOf(o.Images.Sync, "always", "never") }},
 	}

@@ -20,6 +20,7 @@ import (
 	"gantry/internal/observe"
 	"gantry/internal/ociruntime"
 	"gantry/internal/pod"
+	"gantry/internal/projquota"
 	"gantry/internal/stats"
 	"gantry/internal/store"
 )
@@ -48,11 +49,16 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if o.Keeper.Binary == "" {
 		return nil, errors.New("gantry-keeper is neither beside the gantry binary nor on PATH; name it with --keeper PATH")
 	}
+	ids, err := projquota.ParseRange(o.Images.Projects)
+	if err != nil {
+		return nil, err
+	}
 	images, err := image.Open(image.Options{
 		Root: filepath.Join(o.Root, "images"), CertsDir: o.Images.CertsDir, Pinned: o.Images.Pinned,
 		ParallelLayers: o.Images.Parallel, Bandwidth: int64(o.Images.Bandwidth) * 1e6, NoSync: o.Images.Sync == "never",
-		Log:  s.log.With("component", "image"),
-		Hook: s.points.Reached,
+		Projects: ids,
+		Log:      s.log.With("component", "image"),
+		Hook:     s.points.Reached,
 	})
 	if err != nil {
 		return nil, err

@@ -104,6 +104,7 @@ func fileChecks() []check {
 func liveChecks() []check {
 	return []check{
 		{"storage", checkOverlay},
+		{"quotas", checkQuotas},
 		{"state", checkState},
 		{"runtimes", checkRuntimes},
 		{"keeper", checkKeeper},

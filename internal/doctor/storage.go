@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/projquota"
 )
 
 // checkOverlay mounts an overlay in a temporary directory on the file system of the root directory.
@@ -51,6 +53,25 @@ func tryOverlay(dir string) (err error) {
 		return fmt.Errorf("what was written did not reach the upper layer: %w", err)
 	}
 	return nil
+}
+
+// checkQuotas says how what containers write is measured.
+func checkQuotas(_ context.Context, n *node) []Finding {
+	const walks = "what containers write is measured by walks of their files: "
+	ids, err := projquota.ParseRange(n.Config.Images.Projects)
+	if err != nil {
+		return one(Fail, "images.project_ids: "+err.Error(), "write FIRST-LAST, or nothing")
+	}
+	if ids == (projquota.Range{}) {
+		return one(OK, walks+"images.project_ids is empty", "")
+	}
+	base := existing(n.Config.Root)
+	fs, err := projquota.Open(base, ids)
+	if err != nil {
+		return one(OK, walks+err.Error(), "mount the file system of "+base+" with prjquota to have it counted")
+	}
+	_ = fs.Close()
+	return one(OK, fmt.Sprintf("what containers write is counted by the project quotas of %s, ids %s", base, ids), "")
 }
 
 // existing is the nearest ancestor of dir, or dir itself, that is there.

@@ -84,7 +84,7 @@ func (s *Store) prepare(m *Mount) (_ string, err error) {
 				err = errors.Join(err, s.forget(m.Key))
 			}
 		}()
-		if err = s.makeContainer(dir, info); err != nil {
+		if err = s.makeContainer(m.Key, info); err != nil {
 			return "", err
 		}
 	}
@@ -132,7 +132,8 @@ func (s *Store) claim(m *Mount) (info *rootInfo, fresh bool, err error) {
 
 // makeContainer makes the directories and the record of a container. What a crash left of an earlier
 // attempt under this key is removed first.
-func (s *Store) makeContainer(dir string, info *rootInfo) error {
+func (s *Store) makeContainer(key string, info *rootInfo) error {
+	dir := s.containerDir(key)
 	if _, err := os.Lstat(dir); err == nil {
 		if err := unmountContainer(dir); err != nil {
 			return err
@@ -140,6 +141,7 @@ func (s *Store) makeContainer(dir string, info *rootInfo) error {
 		if err := s.discard(dir); err != nil {
 			return err
 		}
+		s.projects.release(key)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -148,6 +150,9 @@ func (s *Store) makeContainer(dir string, info *rootInfo) error {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			return err
 		}
+	}
+	if !info.Volume {
+		s.projects.assign(key, dir)
 	}
 	s.opts.Hook("rootfs/directories")
 	data, err := json.Marshal(info)
@@ -208,6 +213,7 @@ func (s *Store) forget(key string) error {
 	delete(s.containers, key)
 	s.mu.Unlock()
 	s.writable.forget(key)
+	s.projects.release(key)
 	return s.collect()
 }
 
@@ -238,6 +244,7 @@ func (s *Store) readContainers() error {
 		return err
 	}
 	for _, e := range entries {
+		s.projects.adopt(e.Name(), s.containerDir(e.Name()))
 		info, err := s.readContainer(e.Name())
 		if err != nil {
 			s.log.Warn("prepared root file system has no usable record", slog.String("key", e.Name()), slog.Any("error", err))

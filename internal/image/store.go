@@ -35,6 +35,7 @@ import (
 	"gantry/internal/image/unpack"
 	"gantry/internal/keylock"
 	"gantry/internal/pod"
+	"gantry/internal/projquota"
 )
 
 // Options say where a store is and what it may take. Root is needed; every other field has a default.
@@ -51,6 +52,9 @@ type Options struct {
 	SyncDeadline   time.Duration // for writing an image to the disk; 0 is 5 minutes
 	UsageAge       time.Duration // how old an answer of Usage may be; 0 is 10 seconds
 	Limits         unpack.Limits // of one layer; zero fields are 128 GiB and 8 million entries
+	// Projects are the ids that containers' directories get where the file system has project quotas; none
+	// means that writable layers are walked.
+	Projects projquota.Range
 	// NoSync leaves out every sync: a power cut may then leave images that are not whole.
 	NoSync bool
 	// Platform is the one whose images are chosen from an index; "" is the machine's.
@@ -84,6 +88,7 @@ type Store struct {
 	sync     *syncer
 	usage    usage
 	writable *walks
+	projects *projects
 	keys     keylock.Locks[string]
 	pinned   map[string]bool
 
@@ -196,6 +201,7 @@ func (s *Store) load() error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another process has this store: %w: %w", err, errdefs.ErrFailedPrecondition)
 	}
+	s.projects = openProjects(s.dir(containersDir), s.opts.Projects, s.log)
 	s.sync = newSyncer(func() error { return unix.Syncfs(int(lock.Fd())) }, s.opts.NoSync, s.opts.SyncDeadline)
 	if err := s.readRecords(); err != nil {
 		return err
@@ -270,6 +276,9 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) unlock() {
+	if s.projects != nil {
+		s.projects.close()
+	}
 	if s.lock != nil {
 		_ = s.lock.Close()
 	}

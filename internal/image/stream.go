@@ -19,6 +19,9 @@ const (
 	pieceSize  = 256 << 10
 	pieces     = 4        // read ahead of each stage
 	zstdWindow = 64 << 20 // bytes of memory that the decompressors of all layers together may ask for
+	// usualWindow is what every decompressor should have (RFC 8878, 3.1.1.1.2): the frames of a layer may
+	// ask for more than the first of them does.
+	usualWindow = 8 << 20
 )
 
 // windows is the memory that decompressors may take; who asks for what is not left waits.
@@ -26,17 +29,25 @@ type windows struct{ *semaphore.Weighted }
 
 func newWindows() windows { return windows{semaphore.NewWeighted(zstdWindow)} }
 
-// take waits for the window that the zstd frame asks for which begins with head.
-func (w windows) take(ctx context.Context, head []byte) (release func(), err error) {
+// take waits for the window that the zstd frame asks for which begins with head, and returns how large
+// windows may be.
+func (w windows) take(ctx context.Context, head []byte) (size int64, err error) {
 	var h zstd.Header
 	if err := h.Decode(head); err != nil {
-		return nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
+		return 0, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
 	}
-	n := int64(min(h.WindowSize, zstdWindow)) // more is refused by the decompressor
-	if err := w.Acquire(ctx, n); err != nil {
-		return nil, context.Cause(ctx)
+	if h.WindowSize > zstdWindow {
+		return 0, tooWide(fmt.Sprintf("of %d MiB", h.WindowSize>>20), zstdWindow)
 	}
-	return func() { w.Release(n) }, nil
+	size = max(int64(h.WindowSize), usualWindow)
+	if err := w.Acquire(ctx, size); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	return size, nil
+}
+
+func tooWide(window string, most int64) error {
+	return fmt.Errorf("zstd: the layer asks for a window %s, more than the %d MiB that it may have: %w", window, most>>20, errdefs.ErrResourceExhausted)
 }
 
 // stream runs download, decompression (open) and consume side by side. It reads blob to its end even
@@ -80,7 +91,13 @@ func opened[T any](ctx context.Context, compressed *ahead,
 var (
 	gzipMagic = []byte{0x1f, 0x8b}
 	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	zstdSkip  = []byte{0x2a, 0x4d, 0x18} // after one of sixteen bytes
 )
+
+// isZstd recognises a frame, and one to be skipped, with which pzstd begins (RFC 8878, 3.1.2).
+func isZstd(head []byte) bool {
+	return bytes.HasPrefix(head, zstdMagic) || len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], zstdSkip)
+}
 
 // decompress finds the compression by its first bytes: media types are often wrong about it.
 func decompress(ctx context.Context, w windows, br *bufio.Reader) (plain io.Reader, done func(), err error) {
@@ -94,35 +111,39 @@ func decompress(ctx context.Context, w windows, br *bufio.Reader) (plain io.Read
 		if err != nil {
 			return nil, nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrDataLoss)
 		}
-		return &decoded{z, "gzip"}, func() { _ = z.Close() }, nil
-	case bytes.HasPrefix(head, zstdMagic):
+		return &decoded{r: z, kind: "gzip"}, func() { _ = z.Close() }, nil
+	case isZstd(head):
 		head, err := br.Peek(zstd.HeaderMaxSize)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, nil, err
 		}
-		release, err := w.take(ctx, head)
+		size, err := w.take(ctx, head)
 		if err != nil {
 			return nil, nil, err
 		}
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(size)), zstd.WithDecoderLowmem(true))
 		if err != nil {
-			release()
+			w.Release(size)
 			return nil, nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrDataLoss)
 		}
-		return &decoded{z, "zstd"}, func() { z.Close(); release() }, nil
+		return &decoded{z, "zstd", size}, func() { z.Close(); w.Release(size) }, nil
 	}
 	return br, func() {}, nil
 }
 
 // decoded gives a decompressor's complaints their class.
 type decoded struct {
-	r    io.Reader
-	kind string
+	r      io.Reader
+	kind   string
+	window int64 // that zstd may have
 }
 
 func (d *decoded) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		err = tooWide("larger than its beginning says", d.window)
+	case err != nil && !errors.Is(err, io.EOF):
 		err = fmt.Errorf("%s: %w: %w", d.kind, err, errdefs.ErrDataLoss)
 	}
 	return n, err

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -83,20 +84,26 @@ func TestMountByOptionsForOldKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	if err := s.makeContainer(s.containerDir("a:b,c"), &rootInfo{}); err != nil {
-		t.Fatal(err)
-	}
-	lower := filepath.Join("..", containersDir, "a:b,c")
-	m := overlay{lowers: []string{filepath.Join(lower, "empty")}, dir: lower}
-	if err := mountIn(s.dir(layersDir), m.mountByOptions); err != nil {
-		t.Fatal(err)
-	}
-	root := filepath.Join(s.containerDir("a:b,c"), "rootfs")
-	if mounted, err := isMounted(root); !mounted || err != nil {
-		t.Errorf("mounted: %v, %v", mounted, err)
-	}
-	if err := unmountAll(root); err != nil {
-		t.Error(err)
+	var m *overlay
+	for key, volume := range map[string]bool{"a:b,c": false, "v:b,c": true} {
+		info := &rootInfo{Volume: volume}
+		if err := s.makeContainer(key, info); err != nil {
+			t.Fatal(err)
+		}
+		m = newOverlay(filepath.Join("..", containersDir, key), info)
+		if err := mountIn(s.dir(layersDir), m.mountByOptions); err != nil {
+			t.Fatal(err)
+		}
+		root := filepath.Join(s.containerDir(key), "rootfs")
+		if mounted, err := isMounted(root); !mounted || err != nil {
+			t.Errorf("mounted: %v, %v", mounted, err)
+		}
+		if err := os.Mkdir(filepath.Join(root, "new"), 0o755); (err == nil) == volume {
+			t.Errorf("a directory made in it: %v", err)
+		}
+		if err := unmountAll(root); err != nil {
+			t.Error(err)
+		}
 	}
 	for range 2000 {
 		m.lowers = append(m.lowers, "0123456789abcdef")

@@ -56,7 +56,11 @@ func (s *Store) measure() *[2]pod.Usage {
 	var writable size
 	keys, _ := os.ReadDir(s.dir(containersDir)) // what cannot be read occupies nothing we know of
 	for _, k := range keys {
-		writable.add(measureTree(filepath.Join(s.containerDir(k.Name()), "upper")))
+		if m := s.projects.usage(k.Name()); m != nil {
+			writable.add(m.size)
+			continue
+		}
+		writable.add(s.measureWritable(k.Name()))
 	}
 	answer := &[2]pod.Usage{
 		{Mountpoint: s.dir(layersDir), At: at, Bytes: image.bytes, Inodes: image.inodes},

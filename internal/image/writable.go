@@ -20,7 +20,8 @@ const (
 )
 
 // LayerUsage tells what the writable layer of a prepared container occupies, with the time when it
-// was measured. It never waits long for the disk: an answer that is too old is given once more while
+// was measured: now, where its file system has project quotas, which count the directories that overlayfs
+// works in too. Else it never waits long for the disk: an answer that is too old is given once more while
 // a new one is measured, and nil where there is none yet. A key that is not prepared is
 // errdefs.ErrNotFound.
 func (s *Store) LayerUsage(key string) (*pod.Usage, error) {
@@ -30,7 +31,10 @@ func (s *Store) LayerUsage(key string) (*pod.Usage, error) {
 	if !prepared {
 		return nil, fmt.Errorf("root file system of %s: %w", key, errdefs.ErrNotFound)
 	}
-	m := s.writable.ask(key)
+	m := s.projects.usage(key)
+	if m == nil {
+		m = s.writable.ask(key)
+	}
 	if m == nil {
 		return nil, nil
 	}

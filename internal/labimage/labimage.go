@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Epoch is the time of every file that says no other.
@@ -114,6 +116,26 @@ func Layer(data []byte, c Compression) (v1.Layer, error) {
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	return tarball.LayerFromOpener(open, tarball.WithCompression(c), tarball.WithMediaType(mediaType))
+}
+
+// ZstdLayer makes a layer of a tar, compressed with a window of that many bytes.
+func ZstdLayer(data []byte, window int) (v1.Layer, error) {
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out, zstd.WithWindowSize(window))
+	if err != nil {
+		return nil, err
+	}
+	// a frame whose whole content is known when it begins has a window of that size
+	half := len(data) / 2
+	_, err = z.Write(data[:half])
+	if err = errors.Join(err, z.Flush()); err == nil {
+		_, err = z.Write(data[half:])
+	}
+	if err = errors.Join(err, z.Close()); err != nil {
+		return nil, err
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Bytes())), nil }
+	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayerZStd))
 }
 
 // Build makes an image of layers given as entries, the lowest first, and a configuration.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -20,7 +21,8 @@ const (
 	largestFile = 16 << 20
 )
 
-// pushAll pushes an image of nine layers and one of a single layer, of the same files.
+// pushAll pushes images of nine layers and of a single one, by gzip, and one of two layers by zstd with wide
+// windows, of the same files.
 func pushAll(r *labimage.Server, size int64) ([]pushed, error) {
 	files, err := collect("/usr", size)
 	if err != nil {
@@ -41,8 +43,12 @@ func pushAll(r *labimage.Server, size int64) ([]pushed, error) {
 	if err != nil {
 		return nil, err
 	}
+	wide, err := zstdImage(files)
+	if err != nil {
+		return nil, err
+	}
 	var all []pushed
-	for name, img := range map[string]v1.Image{fmt.Sprint(manyLayers, "-layers"): many, "1-layer": one} {
+	for name, img := range map[string]v1.Image{fmt.Sprint(manyLayers, "-layers"): many, "1-layer": one, "2-layers-zstd": wide} {
 		ref, err := r.Push("bench/"+name+":1", img)
 		if err != nil {
 			return nil, err
@@ -63,6 +69,26 @@ func pushAll(r *labimage.Server, size int64) ([]pushed, error) {
 		all = append(all, pushed{name, ref})
 	}
 	return all, nil
+}
+
+// widest is the largest window that gantry decompresses (as `zstd --long=26` makes it): the most memory.
+const widest = 64 << 20
+
+// zstdImage is an image of two layers, each larger than the window.
+func zstdImage(files []labimage.Entry) (v1.Image, error) {
+	var all []v1.Layer
+	for entries := range slices.Chunk(files, (len(files)+1)/2) {
+		data, err := labimage.Tar(entries...)
+		if err != nil {
+			return nil, err
+		}
+		l, err := labimage.ZstdLayer(data, widest)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return labimage.Image(v1.Config{User: "2"}, all...)
 }
 
 var errFull = errors.New("enough files")
