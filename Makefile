@@ -70,7 +70,7 @@ unit: deps docker-tools ## the packages' own tests
 	cd test/monitoring && go test ./...
 
 .PHONY: e2e
-e2e: deps build tools ## the real server, crictl and a registry
+e2e: deps build tools docker-tools ## the real server, crictl and a registry
 	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|faults|crash|conformance)$$')
 
 .PHONY: crash-quick
