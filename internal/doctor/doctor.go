@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"gantry/internal/config"
+	"gantry/internal/nri"
 )
 
 // Level is how bad a finding is.
@@ -46,6 +47,7 @@ type Server struct {
 	Version string
 	Runtime error
 	Network error
+	Plugins []nri.Plugin // that are connected, and that were lost
 }
 
 // node is what the checks look at.
@@ -146,6 +148,25 @@ func checkServer(ctx context.Context, n *node) []Finding {
 	}
 	if s.Network != nil {
 		found = append(found, Finding{Level: Fail, Message: "NetworkReady is false: " + s.Network.Error()})
+	}
+	return append(found, plugins(s.Plugins)...)
+}
+
+// plugins says which NRI plugins have a say in pods, and which have it no more.
+func plugins(all []nri.Plugin) []Finding {
+	var found []Finding
+	connected := make(map[string]bool)
+	for _, p := range all { // the connected ones come first
+		switch {
+		case p.Lost.IsZero():
+			connected[p.Name] = true
+			found = append(found, Finding{Level: OK, Message: "NRI plugin " + p.Name + " is connected"})
+		case !connected[p.Name]:
+			found = append(found, Finding{
+				Level: Warn, Message: "NRI plugin " + p.Name + " is gone, pods start without it: " + p.Reason,
+				Mend: "look at the plugin's own log and start it again; one of nri.plugin_dir starts with the server",
+			})
+		}
 	}
 	return found
 }

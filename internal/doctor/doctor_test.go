@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/internal/config"
 	"gantry/internal/doctor"
+	"gantry/internal/nri"
 )
 
 // tree is a machine: files by path below its root.
@@ -221,13 +223,20 @@ func TestRegistries(t *testing.T) {
 
 func TestServer(t *testing.T) {
 	bad := errors.New("no configuration")
+	lost := time.Now()
 	tests := map[string]struct {
 		server func(context.Context) (*doctor.Server, error)
 		worst  doctor.Level
 	}{
 		"ready":     {func(context.Context) (*doctor.Server, error) { return &doctor.Server{Version: "gantry"}, nil }, doctor.OK},
 		"not ready": {func(context.Context) (*doctor.Server, error) { return &doctor.Server{Network: bad}, nil }, doctor.Fail},
-		"silent":    {func(context.Context) (*doctor.Server, error) { return nil, bad }, doctor.Warn},
+		"a plugin is lost": {func(context.Context) (*doctor.Server, error) {
+			return &doctor.Server{Plugins: []nri.Plugin{{Name: "10-a"}, {Name: "10-a", Lost: lost}, {Name: "20-b", Lost: lost}}}, nil
+		}, doctor.Warn},
+		"a plugin has come again": {func(context.Context) (*doctor.Server, error) {
+			return &doctor.Server{Plugins: []nri.Plugin{{Name: "10-a"}, {Name: "10-a", Lost: lost}}}, nil
+		}, doctor.OK},
+		"silent": {func(context.Context) (*doctor.Server, error) { return nil, bad }, doctor.Warn},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

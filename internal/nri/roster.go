@@ -14,7 +14,9 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // Plugin is a plugin that is, or was, connected.
@@ -71,13 +73,54 @@ func (r *roster) watch(c *ttrpc.Client) {
 			r.joining = c
 			r.mu.Unlock()
 		}
-		return call(ctx, req, resp)
+		if err := call(ctx, req, resp); err != nil {
+			return err
+		}
+		return refuseDropped(info.FullMethod, resp.GetPayload())
 	}
 	ttrpc.WithUnaryClientInterceptor(intercept)(c)
 	go func() {
 		_ = c.UserOnCloseWait(context.Background()) // ends with the connection
 		r.gone(c)
 	}()
+}
+
+// updating is an answer that may want other containers updated.
+type updating interface {
+	proto.Message
+	GetUpdate() []*api.ContainerUpdate
+}
+
+// refuseDropped refuses what a plugin wants and the library drops when it merges what plugins want: of
+// updates, limits of processes and rules for devices.
+func refuseDropped(method string, payload []byte) error {
+	var answer updating
+	switch method[strings.LastIndexByte(method, '/')+1:] {
+	case "CreateContainer":
+		answer = &api.CreateContainerResponse{}
+	case "UpdateContainer":
+		answer = &api.UpdateContainerResponse{}
+	case "StopContainer":
+		answer = &api.StopContainerResponse{}
+	default:
+		return nil
+	}
+	if err := proto.Unmarshal(payload, answer); err != nil {
+		return nil //nolint:nilerr // the library reads it too, and says so
+	}
+	for _, u := range answer.GetUpdate() {
+		field := ""
+		switch r := u.GetLinux().GetResources(); {
+		case r.GetPids() != nil:
+			field = "pids"
+		case len(r.GetDevices()) > 0:
+			field = "devices"
+		default:
+			continue
+		}
+		return status.Errorf(codes.Unimplemented, "update of container %s: linux.resources.%s cannot be updated through NRI", u.GetContainerId(), field)
+	}
+	return nil
 }
 
 // RecordPluginInvocation is called after every call of a plugin.

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/cmd/gantry/internal/client"
+	"gantry/internal/admin"
 	"gantry/internal/config"
 	"gantry/internal/doctor"
 )
@@ -86,6 +87,13 @@ func (a *app) askServer(ctx context.Context) (*doctor.Server, error) {
 	})
 	if err != nil {
 		return nil, errors.New(client.Message(err))
+	}
+	err = a.asking(func(c *admin.Client) error {
+		s.Plugins, err = c.Plugins(ctx)
+		return err
+	})
+	if err != nil { // an older server, or one of another user's: the rest is still worth telling
+		s.Plugins = nil
 	}
 	return &s, nil
 }
