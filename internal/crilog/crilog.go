@@ -50,6 +50,19 @@ func Ready(raw []byte, room int) int {
 	}
 }
 
+// Skip returns the length of what the first entries of Format(raw) were made of.
+func Skip(raw []byte, entries int) int {
+	n := 0
+	for ; entries > 0 && n < len(raw); entries-- {
+		take, _ := next(raw[n:])
+		if take == 0 {
+			return len(raw)
+		}
+		n += take
+	}
+	return n
+}
+
 // next returns the length of the entry at the start of raw that is complete, 0 if there is none,
 // and the bytes it takes in the file.
 func next(raw []byte) (take, need int) {

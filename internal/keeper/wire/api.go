@@ -25,6 +25,15 @@ type Create struct {
 	// Restore is a directory with a checkpoint's processes, as CRIU wrote them: Start has the runtime
 	// restore them, and until then there is no process. It may go once Start has returned.
 	Restore string `json:"restore,omitempty"`
+	// Bounds are those of the container's log.
+	Bounds LogBounds `json:"bounds,omitzero"`
+}
+
+// LogBounds say when output is dropped instead of logged. Zero is no bound.
+type LogBounds struct {
+	Rate     int64         `json:"rate,omitempty"`     // bytes of output a second, on average
+	Size     int64         `json:"size,omitempty"`     // bytes of the log file; a rotation begins a new one
+	FullWait time.Duration `json:"fullWait,omitempty"` // how long output waits for a disk that can't be written; 0 is for ever
 }
 
 // Exec asks for a further process in a container; see keeper.Exec. The files travel beside the frame.
@@ -70,10 +79,14 @@ type State struct {
 	Bundle     string `json:"bundle"`
 	CgroupPath string `json:"cgroupPath,omitempty"`
 	Exit       *Exit  `json:"exit,omitempty"`
+	// LogDropped is how many bytes of output are not in the log because of its bounds.
+	LogDropped int64 `json:"logDropped,omitempty"`
 }
 
 // Event is an exit or an OOM kill; see keeper.Event.
 type Event struct {
 	Key  string `json:"key"`
 	Exit *Exit  `json:"exit,omitempty"`
+	// LogDropped, if not zero, is what State has now; such an event tells nothing else.
+	LogDropped int64 `json:"logDropped,omitempty"`
 }

@@ -62,11 +62,13 @@ type container struct {
 
 func (w *Worker) newContainer(s saved) *container {
 	wanted, unwant := context.WithCancelCause(context.Background())
-	return &container{
+	c := &container{
 		wanted: wanted, unwant: unwant,
 		w: w, dir: w.containerDir(s.Key), saved: s, exited: make(chan struct{}), held: map[string]int{}, taken: map[string]bool{},
-		log: &logFile{path: s.LogPath, fd: -1, stop: make(chan struct{})},
+		log: &logFile{path: s.LogPath, fd: -1, stop: make(chan struct{}), bounds: bounds{LogBounds: s.Bounds}},
 	}
+	c.log.bounds.report = func(dropped int64) { w.publish(wire.Event{Key: c.Key, LogDropped: dropped}) }
+	return c
 }
 
 // half says whether the container's create has not come to its end.
@@ -94,7 +96,8 @@ func (c *container) save(phase string) error {
 func (c *container) state() wire.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := wire.State{Key: c.Key, Phase: c.Phase, Pid: c.Pid, Bundle: c.Bundle, CgroupPath: c.CgroupPath, Exit: c.exit}
+	s := wire.State{Key: c.Key, Phase: c.Phase, Pid: c.Pid, Bundle: c.Bundle, CgroupPath: c.CgroupPath, Exit: c.exit,
+		LogDropped: c.log.bounds.dropped.Load()}
 	if s.Phase == phaseStarting {
 		s.Phase = phaseCreated
 	}
@@ -246,7 +249,10 @@ func (c *container) connect() error {
 			return err
 		}
 		s.st, s.viewed = st, st.size
+		c.mu.Lock()
 		c.streams = append(c.streams, s)
+		c.mu.Unlock()
+		c.log.bounds.dropped.Add(st.droppedBytes())
 		c.taken[string(name)+stageSuffix] = true
 		c.taken[fileViaRead], c.taken[fileViaIn] = true, true
 	}

@@ -21,8 +21,9 @@ type logFile struct {
 	stop    chan struct{} // closed when the container is deleted
 	stopped sync.Once
 
-	mu sync.Mutex
-	fd int // -1: output is dropped
+	mu     sync.Mutex
+	fd     int // -1: output is dropped
+	bounds bounds
 }
 
 // openLog opens the log for appending. made says that it was not there before. A container that has
@@ -80,7 +81,7 @@ func regular(fd int) bool {
 }
 
 // append logs one batch of s, formatted into out. Where the file cannot be written, the output waits
-// until it can: nothing is dropped.
+// until it can, or as long as the log's bounds say.
 func (l *logFile) append(s *stream, raw, out []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,8 +91,12 @@ func (l *logFile) append(s *stream, raw, out []byte) {
 		s.commit(raw)
 		return
 	}
+	if l.bounds.LogBounds != (wire.LogBounds{}) {
+		l.batch(s, raw, out)
+		return
+	}
 	s.st.begin(len(raw), now.UnixNano(), l.size())
-	l.write(s.entries(out, now, raw))
+	l.writeAll(s.entries(out, now, raw))
 	s.commit(raw)
 }
 
@@ -103,8 +108,30 @@ func (l *logFile) complete(out []byte, offset int64) (had int) {
 		return 0
 	}
 	had = int(max(0, min(l.size()-offset, int64(len(out)))))
-	l.write(out[had:])
+	l.writeAll(out[had:])
 	return had
+}
+
+// tryComplete writes what the file lacks of the batch that is pending, without waiting. When it can't, it ends the
+// batch where the file has whole entries.
+func (l *logFile) tryComplete(s *stream, raw, out []byte, was lineState) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 {
+		return true
+	}
+	_, _, offset := s.st.pending()
+	had := int(max(0, min(l.size()-offset, int64(len(out)))))
+	for had < len(out) {
+		n, err := unix.Write(l.fd, out[had:])
+		had += max(n, 0)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			log.Printf("%s: complete a batch: %v", l.path, err)
+			l.abandon(s, raw, out[:had], was)
+			return false
+		}
+	}
+	return true
 }
 
 func (l *logFile) size() int64 {
@@ -115,25 +142,44 @@ func (l *logFile) size() int64 {
 	return st.Size
 }
 
-// write appends all of out, waiting as long as the disk is full.
-func (l *logFile) write(out []byte) {
-	said := false
-	for len(out) > 0 {
-		n, err := unix.Write(l.fd, out)
-		out = out[max(n, 0):]
+// writeAll appends all of out, waiting as long as the disk is full.
+func (l *logFile) writeAll(out []byte) {
+	wait := l.bounds.FullWait
+	l.bounds.FullWait = 0
+	l.write(out)
+	l.bounds.FullWait = wait
+}
+
+// write appends out and returns how much of it was written: less when the file could not be written for as
+// long as the bounds let output wait, or when the container is removed.
+func (l *logFile) write(out []byte) (written int) {
+	for written < len(out) {
+		n, err := unix.Write(l.fd, out[written:])
+		written += max(n, 0)
+		if n > 0 && !l.bounds.full.IsZero() {
+			l.bounds.full = time.Time{}
+			log.Printf("%s: output goes on", l.path)
+		}
 		if err == nil || errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if !said {
+		if l.bounds.full.IsZero() {
+			l.bounds.full = time.Now()
 			log.Printf("%s: output waits: %v", l.path, err)
-			said = true
+		}
+		pause := time.Second
+		if limit := l.bounds.FullWait; limit > 0 {
+			if pause = min(pause, limit-time.Since(l.bounds.full)); pause <= 0 {
+				return written
+			}
 		}
 		select {
 		case <-l.stop:
-			return
-		case <-time.After(time.Second):
+			return written
+		case <-time.After(pause):
 		}
 	}
+	return written
 }
 
 // giveUp ends the waiting for a full disk, for good: what does not fit is lost.

@@ -35,6 +35,14 @@ type record struct {
 	at     int64 // its stamp, in ns since 1970
 	offset int64 // the log file's size before it
 	open   int64 // logdriver.Open: whose line the log has in part
+
+	// What is dropped. The batch [done, end) is one that is to be dropped if dropEnd is its end; droppedTo
+	// counts from the moment that done has come to dropEnd, dropped until then.
+	dropped   int64
+	dropEnd   int64
+	droppedTo int64
+	// line is the stream position to which it holds, times four, and the bits of lineState.
+	line int64
 }
 
 const (
@@ -134,6 +142,60 @@ func (s *stage) commit() {
 			s.punched = upTo
 		}
 	}
+}
+
+// drop ends a batch of n bytes without the log. Whenever the worker dies, each of them counts as dropped
+// once, or is logged and does not count.
+func (s *stage) drop(n int, line lineState) {
+	end := atomic.LoadInt64(&s.rec.done) + int64(n)
+	atomic.StoreInt64(&s.rec.dropped, s.droppedBytes())
+	atomic.StoreInt64(&s.rec.dropEnd, end)
+	atomic.StoreInt64(&s.rec.droppedTo, atomic.LoadInt64(&s.rec.dropped)+int64(n))
+	atomic.StoreInt64(&s.rec.end, end)
+	s.setLine(line)
+	s.commit()
+}
+
+// drops says whether the pending batch is one that is to be dropped.
+func (s *stage) drops() bool {
+	return atomic.LoadInt64(&s.rec.dropEnd) == atomic.LoadInt64(&s.rec.end)
+}
+
+// droppedBytes is how much of the stream was dropped.
+func (s *stage) droppedBytes() int64 {
+	if atomic.LoadInt64(&s.rec.dropEnd) <= atomic.LoadInt64(&s.rec.done) {
+		return atomic.LoadInt64(&s.rec.droppedTo)
+	}
+	return atomic.LoadInt64(&s.rec.dropped)
+}
+
+// setLine notes how the batch that has begun leaves the stream's line.
+func (s *stage) setLine(line lineState) { s.setLineAt(atomic.LoadInt64(&s.rec.end), line) }
+
+func (s *stage) setLineAt(pos int64, line lineState) {
+	atomic.StoreInt64(&s.rec.line, pos<<2|int64(line))
+}
+
+// hasLine says whether setLine was called for the batch that has begun.
+func (s *stage) hasLine() bool {
+	return atomic.LoadInt64(&s.rec.line)>>2 == atomic.LoadInt64(&s.rec.end)
+}
+
+// lineNow is how the last batch has left the stream's line.
+func (s *stage) lineNow() lineState {
+	v := atomic.LoadInt64(&s.rec.line)
+	if v>>2 != atomic.LoadInt64(&s.rec.done) {
+		return 0
+	}
+	return lineState(v & 3)
+}
+
+// shrink makes the batch that has begun end after n bytes, which leave the stream's line like that: the
+// rest of it is no part of the batch.
+func (s *stage) shrink(n int, line lineState) {
+	end := atomic.LoadInt64(&s.rec.done) + int64(n)
+	s.setLineAt(end, line)
+	atomic.StoreInt64(&s.rec.end, end)
 }
 
 // pending returns the batch that a dead worker may have appended in part.

@@ -25,7 +25,7 @@ func fixture(t *testing.T) (s *stream, in int, reopen func()) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "log")
-	s = &stream{name: crilog.Stdout, format: plain{crilog.Stdout}, via: [2]int{-1, -1}, src: os.NewFile(uintptr(p[0]), "fifo"), log: &logFile{path: path}}
+	s = &stream{name: crilog.Stdout, format: plain{crilog.Stdout}, via: [2]int{-1, -1}, src: os.NewFile(uintptr(p[0]), "fifo"), log: &logFile{path: path, stop: make(chan struct{})}}
 	if s.log.fd, _, err = openLog(path); err != nil {
 		t.Fatal(err)
 	}

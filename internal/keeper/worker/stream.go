@@ -171,7 +171,21 @@ func (s *stream) recover() {
 		log.Printf("%s: %v", s.log.path, err)
 		return
 	}
+	was := s.st.lineNow()
+	if s.st.drops() {
+		if !s.st.hasLine() {
+			s.st.setLine(was.dropped(raw))
+		}
+		s.st.commit()
+		return
+	}
 	out := s.entries(b.out[:0], time.Unix(0, at), raw)
+	if _, ok := s.format.(plain); ok {
+		s.st.setLine(was.logged(raw))
+		if !s.log.tryComplete(s, raw, out, was) {
+			return // the rest is logged, or dropped, when the stream is read
+		}
+	}
 	had := s.log.complete(out, offset)
 	s.commit(raw)
 	log.Printf("%s: completed a batch of which %d of %d bytes were written", s.log.path, had, len(out))
