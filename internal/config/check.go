@@ -73,6 +73,13 @@ func waits(limit Duration) error {
 	return nil
 }
 
+func notNegative(n int) error {
+	if n < 0 {
+		return fmt.Errorf("%d is negative", n)
+	}
+	return nil
+}
+
 func absolute(s string) error {
 	if !filepath.IsAbs(s) {
 		return fmt.Errorf("%q is not an absolute path", s)

@@ -34,6 +34,7 @@ type Options struct {
 	Images    Images    `toml:"images"`
 	Network   Network   `toml:"network"`
 	NRI       NRI       `toml:"nri"`
+	Logs      Logs      `toml:"container_logs"`
 	Streaming Streaming `toml:"streaming"`
 	Metrics   Metrics   `toml:"metrics"`
 }
@@ -133,6 +134,14 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Logs are bounds of every container's log. A pod may narrow them by annotations: gantry/log-rate, gantry/log-size
+// and gantry/log-full-wait.
+type Logs struct {
+	Rate int      `toml:"rate" comment:"Bytes of output a second that a container's log takes, on average; more is dropped, whole lines of it, and counted. 0 is no bound."`
+	Size int      `toml:"size" comment:"Bytes that a log file may have until it is rotated; more is dropped and counted. 0 is no bound."`
+	Wait Duration `toml:"full_disk_wait" comment:"How long output waits for a full disk before it is dropped and counted; 0s waits for ever, and containers with it."`
+}
+
 // Streaming is the HTTP server of exec, attach and port-forward.
 type Streaming struct {
 	Listen  string `toml:"listen" comment:"host:port; port 0 takes a free one. The kubelet connects to it, nobody else should reach it."`
@@ -171,6 +180,7 @@ func Default() Options {
 			Enabled: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", ConfigDir: "/etc/nri/conf.d",
 			RegistrationTimeout: Duration(5 * time.Second), RequestTimeout: Duration(2 * time.Second),
 		},
+		Logs:      Logs{Wait: Duration(30 * time.Second)},
 		Streaming: Streaming{Listen: "127.0.0.1:0"},
 	}
 }

@@ -169,5 +169,6 @@ func containerInfo(c *pod.Container) (map[string]string, error) {
 	return verbose(map[string]any{
 		"pid": c.Pid, "sandboxID": c.SandboxID, "cgroup": c.CgroupPath, "state": c.State, "step": c.Step, "config": c.Spec,
 		"adjustment": c.Adjustment, // by NRI plugins; null is none
+		"restored": c.Restored, "logDroppedBytes": c.LogDropped,
 	})
 }

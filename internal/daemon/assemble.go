@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"gantry/internal/bridge"
 	"gantry/internal/cgroup"
@@ -104,6 +105,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Logs:          kept,
 		Plugins:       told,
 		Meter:         stats.New(cgroups, images),
+		LogBounds:     pod.LogBounds{Rate: int64(o.Logs.Rate), Size: int64(o.Logs.Size), FullWait: time.Duration(o.Logs.Wait)},
 		StateDir:      o.State,
 		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
 		SystemdCgroup: s.systemdCgroup(ctx, p.docker),

@@ -197,12 +197,15 @@ type ContainerInfo struct {
 	Pid        int
 	CgroupPath string
 	Exit       *pod.Exit // when State is exited
+	LogDropped int64     // see pod.Container
 }
 
 // Event is an exit or an OOM kill.
 type Event struct {
 	Key  pod.Key   // of a container, or of a sandbox whose own process has ended
 	Exit *pod.Exit // nil for an OOM kill that the container survived
+	// LogDropped, if not zero, is the container's by now; such an event tells nothing else.
+	LogDropped int64
 }
 
 // Images is an engine's image store. Docker brings its own; native engines share one.

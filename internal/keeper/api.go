@@ -32,6 +32,9 @@ type (
 	// that of the keeper's own containers.
 	Log = wire.Log
 
+	// LogBounds say when output is dropped instead of logged.
+	LogBounds = wire.LogBounds
+
 	// Exit is how a process ended.
 	Exit = wire.Exit
 

@@ -110,6 +110,11 @@ func (m *Manager) newContainer(p *podEntry, spec *pod.ContainerSpec, image *pod.
 		s.ImageName = spec.ImageID
 	}
 	s.LogPath = logPath(sb.Spec.LogDirectory, s.LogName)
+	bounds, err := logBounds(m.opts.LogBounds, sb.Spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	s.LogBounds = bounds
 	target, err := m.targetPid(p, &s.Namespaces)
 	if err != nil {
 		return nil, err

@@ -54,6 +54,8 @@ type Options struct {
 	// CheckpointDir holds what is to be restored, unpacked, until it is; on a disk, because it is as large
 	// as the memory of the processes was. "" is checkpoints in StateDir.
 	CheckpointDir string
+	// LogBounds are those of every container's log. A pod's annotations may make them narrower.
+	LogBounds pod.LogBounds
 	// ResolvConf and Hosts are the node's own; empty is the usual path below /etc.
 	ResolvConf    string
 	Hosts         string

@@ -55,6 +55,10 @@ func (m *Manager) observeOnce(ctx context.Context, name string, first func([]<-c
 
 // event handles one exit or OOM kill.
 func (m *Manager) event(ev engine.Event) {
+	if ev.LogDropped > 0 {
+		m.logDropped(ev.Key, ev.LogDropped)
+		return
+	}
 	if ev.Exit == nil {
 		m.log.Info("the kernel killed a process of the container that was out of memory", "container", ev.Key)
 		return
@@ -174,9 +178,24 @@ func (m *Manager) reconcile(ctx context.Context, name string) (work []<-chan str
 	return append(work, m.removeOrphans(name, inv)...), nil
 }
 
+// logDropped takes note of how much output was kept out of a container's log.
+func (m *Manager) logDropped(key pod.Key, dropped int64) {
+	c := m.index.containerByKey(key)
+	if c == nil || c.now.Load().LogDropped >= dropped {
+		return
+	}
+	is := c.now.Load()
+	m.log.Warn("a container's log has reached its bounds or its disk is full, output is dropped",
+		"container", key, "name", is.Spec.Name, "bytes", dropped-is.LogDropped, "total", dropped)
+	c.note(func(is pod.Container) *pod.Container { is.LogDropped = dropped; return &is })
+}
+
 // settle makes one container's record agree with what the engine says, nil when it has none.
 func (m *Manager) settle(c *containerEntry, info *engine.ContainerInfo) {
 	unknown := pod.Exit{Code: 255, Unknown: true, At: time.Now()}
+	if info != nil {
+		m.logDropped(c.key, info.LogDropped)
+	}
 	switch {
 	case info != nil && info.State == pod.ContainerExited:
 		if info.Exit != nil {

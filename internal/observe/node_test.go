@@ -18,11 +18,15 @@ import (
 type held struct{ dead error }
 
 func (held) Pods(context.Context) []*pod.Sandbox {
-	return []*pod.Sandbox{{State: pod.SandboxReady}, {State: pod.SandboxReady}}
+	return []*pod.Sandbox{{State: pod.SandboxReady}, {
+		ID: "p", State: pod.SandboxReady, Spec: pod.SandboxSpec{Metadata: pod.Metadata{Name: "web", Namespace: "lab"}},
+	}}
 }
 
 func (held) Containers(context.Context) []*pod.Container {
-	return []*pod.Container{{State: pod.ContainerRunning}, {State: pod.ContainerExited}, {State: pod.ContainerRunning}}
+	return []*pod.Container{{State: pod.ContainerRunning}, {State: pod.ContainerExited}, {
+		State: pod.ContainerRunning, SandboxID: "p", Spec: pod.ContainerSpec{Name: "main"}, LogDropped: 7,
+	}}
 }
 
 func (h held) Ping(context.Context) error { return h.dead }
@@ -48,6 +52,7 @@ func TestNode(t *testing.T) {
 				`gantry_pods{state="ready"} 2`, `gantry_pods{state="notready"} 0`,
 				`gantry_containers{state="created"} 0`, `gantry_containers{state="running"} 2`, `gantry_containers{state="exited"} 1`,
 				"gantry_keeper_up " + c.up, "gantry_keeper_connections_total 3",
+				`gantry_container_log_dropped_bytes_total{container="main",namespace="lab",pod="web"} 7`,
 			} {
 				if !strings.Contains(w.Body.String(), want+"\n") {
 					t.Errorf("no %s in\n%s", want, w.Body)

@@ -35,7 +35,16 @@ type ContainerSpec struct {
 	Resources   Resources         `json:"resources"`
 	Namespaces  Namespaces        `json:"namespaces"`
 	Security    Security          `json:"security"`
-	StopSignal  string            `json:"stopSignal,omitempty"` // "SIGUSR1"; "" is the image's, else SIGTERM
+	// LogBounds are those of the container's log; nil is none.
+	LogBounds  *LogBounds `json:"logBounds,omitempty"`
+	StopSignal string     `json:"stopSignal,omitempty"` // "SIGUSR1"; "" is the image's, else SIGTERM
+}
+
+// LogBounds say when output is dropped, whole lines of it, instead of logged. Zero is no bound.
+type LogBounds struct {
+	Rate     int64         `json:"rate,omitempty"`     // bytes of output a second, on average
+	Size     int64         `json:"size,omitempty"`     // bytes of the log file; a rotation begins a new one
+	FullWait time.Duration `json:"fullWait,omitempty"` // how long output waits for a disk that can't be written; 0 is for ever
 }
 
 // CommandLine joins as Kubernetes does: Command replaces entrypoint and cmd, Args replaces cmd alone.
@@ -235,4 +244,6 @@ type Container struct {
 	Step       string      `json:"step,omitempty"`
 	// Restored says that the container was made of a checkpoint, which its start restores.
 	Restored bool `json:"restored,omitempty"`
+	// LogDropped is how many bytes of output its log's bounds have kept out of the log.
+	LogDropped int64 `json:"logDropped,omitempty"`
 }

@@ -64,7 +64,7 @@ func (e *Engine) listContainers(ctx context.Context, states []keeper.State) ([]e
 }
 
 func containerInfo(s *keeper.State) engine.ContainerInfo {
-	info := engine.ContainerInfo{Key: pod.Key(s.Key), ID: s.Key, Pid: s.Pid, CgroupPath: s.CgroupPath}
+	info := engine.ContainerInfo{Key: pod.Key(s.Key), ID: s.Key, Pid: s.Pid, CgroupPath: s.CgroupPath, LogDropped: s.LogDropped}
 	switch s.Phase {
 	case phaseCreated:
 		info.State = pod.ContainerCreated
@@ -138,7 +138,7 @@ func forward(ctx context.Context, source <-chan keeper.Event, out chan<- engine.
 			return true
 		}
 		select {
-		case out <- engine.Event{Key: pod.Key(key), Exit: podExit(ev.Exit)}:
+		case out <- engine.Event{Key: pod.Key(key), Exit: podExit(ev.Exit), LogDropped: ev.LogDropped}:
 			return true
 		case <-ctx.Done():
 			return false

@@ -84,12 +84,27 @@ const reportAfter = time.Second
 type bounds struct {
 	wire.LogBounds
 	bucket bucket    // guarded by the log's mu
-	full   time.Time // since when the file can't be written; zero when it can; guarded by the log's mu
+	full   time.Time // when the file could first not be written; guarded by the log's mu
+	fails  time.Time // when it last could not be written; guarded by the log's mu
 
 	dropped   atomic.Int64        // bytes of all streams
 	report    func(dropped int64) // tells somebody; may be nil
 	reporting atomic.Bool         // report is going to be called
 }
+
+// failed takes note that the file can't be written, and says whether that is new. A disk that is full has room for a
+// few bytes now and then: it is full until nothing has failed for as long as output waits for it.
+func (b *bounds) failed(now time.Time, limit time.Duration) bool {
+	fresh := now.Sub(b.fails) > max(limit, calm)
+	if fresh {
+		b.full = now
+	}
+	b.fails = now
+	return fresh
+}
+
+// calm is how long nothing must fail at least, until a failure is a new one.
+const calm = 10 * time.Second
 
 // batch logs or drops what is ready of a stream, without ever dividing a line: what is dropped of one is all of it, or all
 // that is not logged yet. The log's mu is held.
@@ -114,7 +129,7 @@ func (l *logFile) batch(s *stream, raw, out []byte) {
 		state := was.logged(raw[:n])
 		s.st.setLine(state)
 		text := s.entries(out[:0], now, raw[:n])
-		written := l.write(text)
+		written := l.write(text, l.bounds.FullWait)
 		if written == len(text) {
 			s.commit(raw[:n])
 			raw = raw[n:]

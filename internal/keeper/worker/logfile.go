@@ -143,33 +143,24 @@ func (l *logFile) size() int64 {
 }
 
 // writeAll appends all of out, waiting as long as the disk is full.
-func (l *logFile) writeAll(out []byte) {
-	wait := l.bounds.FullWait
-	l.bounds.FullWait = 0
-	l.write(out)
-	l.bounds.FullWait = wait
-}
+func (l *logFile) writeAll(out []byte) { l.write(out, 0) }
 
 // write appends out and returns how much of it was written: less when the file could not be written for as
-// long as the bounds let output wait, or when the container is removed.
-func (l *logFile) write(out []byte) (written int) {
+// long as limit, which is not 0, or when the container is removed.
+func (l *logFile) write(out []byte, limit time.Duration) (written int) {
 	for written < len(out) {
 		n, err := unix.Write(l.fd, out[written:])
 		written += max(n, 0)
-		if n > 0 && !l.bounds.full.IsZero() {
-			l.bounds.full = time.Time{}
-			log.Printf("%s: output goes on", l.path)
-		}
 		if err == nil || errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if l.bounds.full.IsZero() {
-			l.bounds.full = time.Now()
+		now := time.Now()
+		if l.bounds.failed(now, limit) {
 			log.Printf("%s: output waits: %v", l.path, err)
 		}
 		pause := time.Second
-		if limit := l.bounds.FullWait; limit > 0 {
-			if pause = min(pause, limit-time.Since(l.bounds.full)); pause <= 0 {
+		if limit > 0 {
+			if pause = min(pause, limit-now.Sub(l.bounds.full)); pause <= 0 {
 				return written
 			}
 		}
