@@ -75,16 +75,20 @@ e2e: deps build tools docker-tools ## the real server, crictl and a registry
 
 .PHONY: crash-quick
 crash-quick: deps build tools
-	go test -timeout 15m ./test/crash
+	go test -timeout 15m -run TestNothingIsLost ./test/crash
+
+.PHONY: fifty
+fifty: deps build ## 50 pods that write 100 lines a second each, five on terminals, over 20 kills
+	GANTRY_CRASH_ROUNDS=40 go test -timeout 60m -count=1 -v -run TestFiftyPods ./test/crash
 
 .PHONY: faults-quick
 faults-quick: deps build tools
-	GANTRY_FAULTS_SHARE=50 go test -timeout 15m -count=1 -run 'TestMatrix|TestHolderDeath' ./test/faults
+	GANTRY_FAULTS_SHARE=50 go test -timeout 15m -count=1 -run 'TestMatrix|TestHolderDeath|TestKillsInRecovery' ./test/faults
 
 .PHONY: faults
-faults: deps build tools ## kill everything at every point of every call, and at random moments, ROUNDS times
+faults: deps build tools ## kill everything at every point of every call and of recovery, and at random moments: ROUNDS=40 RUNTIME=crun|runc
 	mkdir -p .cache/faults
-	GANTRY_CRASH_ROUNDS=$(ROUNDS) GANTRY_FAULTS_SHARE=1 GANTRY_FAULTS_REPORT=$(CURDIR)/.cache/faults \
+	GANTRY_CRASH_ROUNDS=$(ROUNDS) GANTRY_FAULTS_SHARE=1 GANTRY_FAULTS_RUNTIME=$(RUNTIME) GANTRY_FAULTS_REPORT=$(CURDIR)/.cache/faults \
 		go test -timeout 120m -count=1 -p 2 ./test/crash ./test/faults || failed=1; \
 		cat .cache/faults/*.txt; exit $${failed:-0}
 

@@ -29,15 +29,23 @@ var (
 
 // Writers number their lines until they are told to end; then they leave the count in a file, for
 // the test to compare with the log, and exit with a code of their own.
-const (
-	writers = 10
-	script  = `i=0
+const script = `i=0
 trap 'echo $i >/out/count; exit $CODE' TERM
 while :; do
   echo "line $i of $NAME abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz end"
   i=$((i+1))
+  [ $((i % BURST)) -ne 0 ] || sleep 0.1
 done`
-)
+
+// load is how many write how fast, and how often something is killed meanwhile.
+type load struct {
+	writers   int
+	terminals int // of the writers
+	burst     int // lines in a tenth of a second; the script is never that fast with fullSpeed
+	kills     int
+}
+
+const fullSpeed = 1 << 30
 
 // writer is a pod that writes, and what is known about it.
 type writer struct {
@@ -52,11 +60,18 @@ type writer struct {
 
 func TestNothingIsLost(t *testing.T) {
 	for _, runtime := range []string{"crun", "runc"} {
-		t.Run(runtime, func(t *testing.T) { killAtRandom(t, runtime) })
+		t.Run(runtime, func(t *testing.T) {
+			killAtRandom(t, runtime, load{writers: 10, terminals: 1, burst: fullSpeed, kills: *rounds})
+		})
 	}
 }
 
-func killAtRandom(t *testing.T, runtime string) {
+// TestFiftyPods is the same with as many pods as a node has, which write a hundred lines a second each.
+func TestFiftyPods(t *testing.T) {
+	killAtRandom(t, "crun", load{writers: 50, terminals: 5, burst: 10, kills: max(1, *rounds/2)})
+}
+
+func killAtRandom(t *testing.T, runtime string, l load) {
 	n := node.Start(t, node.Options{Runtime: runtime})
 	image := n.Pull(node.Busybox(t))
 	pod, _ := n.Launch(n.Sandbox("warm"), node.Container("warm", image, "true"))
@@ -67,8 +82,8 @@ func killAtRandom(t *testing.T, runtime string) {
 	}
 
 	random := newRandom(t)
-	all := startWriters(t, n, image)
-	for round := range *rounds {
+	all := startWriters(t, n, image, l)
+	for round := range l.kills {
 		kill(t, n, random, all[round%len(all)])
 		check(n, all)
 	}
@@ -96,17 +111,18 @@ func newRandom(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(s, 0))
 }
 
-func startWriters(t *testing.T, n *node.Node, image string) []*writer {
+func startWriters(t *testing.T, n *node.Node, image string, l load) []*writer {
 	t.Helper()
 	var all []*writer
-	for i := range writers {
+	for i := range l.writers {
 		w := &writer{name: fmt.Sprintf("writer%d", i), code: int32(20 + i), out: t.TempDir()}
 		sandbox := n.Sandbox(w.name)
 		config := node.Container(w.name, image, "sh", "-c", script)
-		config.Tty = i == 0
+		config.Tty = i < l.terminals
 		config.Envs = []*runtimeapi.KeyValue{
 			{Key: "NAME", Value: []byte(w.name)},
 			{Key: "CODE", Value: []byte(strconv.Itoa(int(w.code)))},
+			{Key: "BURST", Value: []byte(strconv.Itoa(l.burst))},
 		}
 		config.Mounts = []*runtimeapi.Mount{{HostPath: w.out, ContainerPath: "/out"}}
 		w.pod, w.container = n.Launch(sandbox, config)

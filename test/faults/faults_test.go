@@ -22,11 +22,11 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // share is one of how many cases is tried: all of them, or a few that `make test` has time for.
 var share = flag.Int("share", number("GANTRY_FAULTS_SHARE", 20), "try one case of so many")
 
-// part, "K/N", is the K-th of N parts of the matrix, so that several processes can share it; "" is all.
-var part = flag.String("part", os.Getenv("GANTRY_FAULTS_PART"), "try only this part of the matrix, K/N")
+// part, "K/N", is the K-th of N parts of a matrix, so that several processes can share it; "" is all.
+var part = flag.String("part", os.Getenv("GANTRY_FAULTS_PART"), "try only this part, K/N")
 
-// inPart says whether case i of so many is of the part that was asked for.
-func inPart(t *testing.T, i, cases int) bool {
+// inTurn says whether the i-th of many is of the part that was asked for.
+func inTurn(t *testing.T, i int) bool {
 	if *part == "" {
 		return true
 	}
@@ -34,7 +34,7 @@ func inPart(t *testing.T, i, cases int) bool {
 	if _, err := fmt.Sscanf(*part, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
 		t.Fatalf("part %q is not K/N", *part)
 	}
-	return i*n/cases == k-1
+	return i%n == k-1
 }
 
 func number(env string, otherwise int) int {
@@ -84,10 +84,12 @@ func matrix(t *testing.T, network string) {
 		})
 		all = append(all, w.programFaults(c)...)
 	}
-	everyPointIsReached(t, reached)
+	if ociRuntime == "crun" {
+		everyPointIsReached(t, reached)
+	}
 	report := newReport(network)
 	for i, f := range all {
-		if i%*share != 0 || !inPart(t, i, len(all)) {
+		if i%*share != 0 || !inTurn(t, i) {
 			continue
 		}
 		t.Run(f.name(), func(t *testing.T) {

@@ -39,10 +39,10 @@ func hangs() []hang {
 	return []hang{
 		{name: "CNI ADD", program: "stage-bridge ADD", prepare: nothing, do: runPodWith, step: "network attach"},
 		{name: "CNI DEL", program: "stage-bridge DEL", prepare: running, do: stopPodWith, step: "network attach", ended: true},
-		{name: "OCI create", program: "crun create", prepare: withPod, do: createWith, step: "container create"},
-		{name: "OCI start", program: "crun start", prepare: withContainer, do: startWith, step: "container start"},
-		{name: "OCI exec", program: "crun exec", prepare: running, do: execWith},
-		{name: "OCI delete", program: "crun delete", prepare: running, do: removeWith, step: "container create"},
+		{name: "OCI create", program: ociRuntime + " create", prepare: withPod, do: createWith, step: "container create"},
+		{name: "OCI start", program: ociRuntime + " start", prepare: withContainer, do: startWith, step: "container start"},
+		{name: "OCI exec", program: ociRuntime + " exec", prepare: running, do: execWith},
+		{name: "OCI delete", program: ociRuntime + " delete", prepare: running, do: removeWith, step: "container create"},
 		{name: "mount source", arrange: deadMount, prepare: withPod, do: createWith, step: "container create"},
 	}
 }

@@ -1,8 +1,10 @@
 package faults_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -52,6 +54,9 @@ esac
 kill -9 $$
 `
 
+// ociRuntime is the one that pods run on.
+var ociRuntime = cmp.Or(os.Getenv("GANTRY_FAULTS_RUNTIME"), "crun")
+
 // hungCommand is what a program is that hangs.
 const hungCommand = "sleep 1000001"
 
@@ -61,16 +66,30 @@ type program struct {
 	commands map[string][]string // by the call that runs them
 }
 
+// realRuntime is the runtime behind the wrapper; crun's CRIU is played.
+func realRuntime(t *testing.T) string {
+	t.Helper()
+	if ociRuntime == "crun" {
+		path, _ := node.PlayCRIU(t)
+		return path
+	}
+	path, err := exec.LookPath(ociRuntime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func (w *world) wrapPrograms(t *testing.T) (flags []string) {
 	t.Helper()
-	crun, _ := node.PlayCRIU(t)
-	w.programs = []program{{"crun", map[string][]string{
+	path := realRuntime(t)
+	w.programs = []program{{ociRuntime, map[string][]string{
 		"CreateContainer": {"create"}, "CreateContainer, terminal": {"create"}, "StartContainer": {"start"}, "ExecSync": {"exec"},
 		"RemoveContainer": {"delete"}, "RemovePodSandbox": {"delete"}, "RunPodSandbox, one PID namespace": {"create", "start"},
 		"CheckpointContainer": {"pause", "checkpoint", "resume"}, "CheckpointPod": {"pause", "checkpoint", "resume"},
 		"StartContainer of a checkpoint": {"restore"},
 	}}}
-	flags = []string{"--runtime", "crun=" + w.wrap(t, "crun", crun)}
+	flags = []string{"--runtime", ociRuntime + "=" + w.wrap(t, ociRuntime, path)}
 	if w.network == "cni" {
 		for _, plugin := range []string{"bridge", "host-local", "portmap"} {
 			w.wrap(t, "stage-"+plugin, filepath.Join("/usr/lib/cni", plugin))
@@ -113,7 +132,7 @@ func (w *world) programFaults(c *call) []*fault {
 				all = append(all, &fault{call: c, point: at, victim: itself, when: when})
 			}
 			all = append(all, &fault{call: c, point: at, victim: server, when: whenBegun})
-			if p.name == "crun" {
+			if p.name == ociRuntime {
 				all = append(all, &fault{call: c, point: at, victim: worker, when: whenBegun},
 					&fault{call: c, point: at, victim: both, when: whenBegun})
 			}

@@ -32,7 +32,7 @@ func TestKillsInRecovery(t *testing.T) {
 		var wounds []point
 		t.Run("learn "+c.name, func(t *testing.T) { wounds = w.learn(t, c) })
 		for _, wound := range wounds {
-			if n++; n%*share != 0 {
+			if n++; n%*share != 0 || !inTurn(t, n) {
 				continue
 			}
 			t.Run(recoveringLabel+c.name+" "+wound.String(), func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestKillsInRecovery(t *testing.T) {
 		}
 	}
 	report.print(t)
-	if *share == 1 {
+	if *share == 1 && *part == "" {
 		everyRecoveryPointIsReached(t, reached)
 	}
 }

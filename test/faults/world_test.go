@@ -59,7 +59,7 @@ func newWorld(t *testing.T, network string, flags ...string) *world {
 	dir := t.TempDir()
 	t.Setenv(killpoint.Env, dir)
 	w := &world{network: network, dir: dir}
-	opts := node.Options{Network: network, Flags: append(w.wrapPrograms(t), flags...), Runtime: "crun"}
+	opts := node.Options{Network: network, Flags: append(w.wrapPrograms(t), flags...), Runtime: ociRuntime}
 	w.n = node.Prepare(t, opts)
 	if network == "cni" {
 		w.stageNetwork(t, filepath.Join(w.n.Root, "net.d"))
@@ -105,7 +105,7 @@ func (w *world) disarm() {
 // scope is everything that a case may leave something in.
 func (w *world) scope() leftovers.Scope {
 	s := w.n.Scope()
-	s.Dirs = append(s.Dirs, "/run/crun", "/var/lib/cni/networks")
+	s.Dirs = append(s.Dirs, "/run/"+ociRuntime, "/var/lib/cni/networks")
 	s.Ignore = append(s.Ignore, filepath.Join(w.n.State, "keeper", "keeper.log"))
 	return s
 }
