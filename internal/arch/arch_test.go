@@ -23,7 +23,7 @@ import (
 const internal = "gantry/internal/"
 
 // testOnly are the packages that no shipped binary may contain and that stand on no floor.
-var testOnly = []string{"arch", "lab", "labdocker", "labimage"}
+var testOnly = []string{"arch", "lab", "labdocker", "labimage", "shape"}
 
 // assembled are the packages whose values only the assembler may build: everyone else gets them
 // as an interface, so that an engine or a network is swapped in one place.
