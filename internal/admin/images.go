@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"gantry/internal/image"
+	"gantry/internal/pod"
 )
 
 // Images is the slice of the image store that administrators reach besides the CRI.
@@ -20,7 +21,29 @@ type Images interface {
 	Verify(ctx context.Context, v image.Verify, each func(*image.Verified)) error
 	ExportAll(ctx context.Context, refs []string, w io.Writer) error
 	Import(ctx context.Context, r io.Reader) (ids []string, err error)
+	Name(ctx context.Context, ref string, names []string) (*pod.Image, error)
 	Untag(ctx context.Context, tag string) error
+}
+
+// Named is an image with its names.
+type Named struct {
+	ID      string          `json:"id"`
+	Tags    []string        `json:"tags"`
+	Digests []string        `json:"digests"`
+	Config  json.RawMessage `json:"config,omitempty"` // as it was pulled
+}
+
+// Layers are the digests of the image's layers, unpacked, the lowest first.
+func (n *Named) Layers() []string {
+	var config struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if json.Unmarshal(n.Config, &config) != nil {
+		return nil // an artifact's says nothing
+	}
+	return config.RootFS.DiffIDs
 }
 
 // verified is a line of the answer to a verification: an image, or at last why it ended early.
@@ -34,6 +57,7 @@ type verified struct {
 //	POST /images/verify?image=REF&repair=true  lines of JSON, an image each, as they are done
 //	GET  /images/export?image=REF              a tar; an error after its first byte is a trailer, and the tar has no end
 //	POST /images/import                        takes a tar, answers a JSON list of ids
+//	POST /images/name?image=REF&name=NAME      gives names, answers the image in JSON
 //	POST /images/untag?image=TAG
 func handleImages(mux *http.ServeMux, images Images) {
 	mux.HandleFunc("POST /images/verify", func(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +90,14 @@ func handleImages(mux *http.ServeMux, images Images) {
 			return
 		}
 		answer(w, ids)
+	})
+	mux.HandleFunc("POST /images/name", func(w http.ResponseWriter, r *http.Request) {
+		img, err := images.Name(r.Context(), r.URL.Query().Get("image"), r.URL.Query()["name"])
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		answer(w, Named{ID: img.ID, Tags: img.Tags, Digests: img.Digests, Config: img.Config.Raw})
 	})
 	mux.HandleFunc("POST /images/untag", func(w http.ResponseWriter, r *http.Request) {
 		if err := images.Untag(r.Context(), r.URL.Query().Get("image")); err != nil {
@@ -163,6 +195,20 @@ func (c *Client) ImportImages(ctx context.Context, r io.Reader) (ids []string, e
 	return ids, json.NewDecoder(body).Decode(&ids)
 }
 
+// NameImage gives names to an image and returns it; without names it only looks.
+func (c *Client) NameImage(ctx context.Context, ref string, names []string) (*Named, error) {
+	body, err := c.do(ctx, http.MethodPost, "/images/name?"+url.Values{"image": {ref}, "name": names}.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	var n Named
+	if err := json.NewDecoder(body).Decode(&n); err != nil {
+		return nil, fmt.Errorf("name image %s: %w", ref, err)
+	}
+	return &n, nil
+}
+
 // UntagImage takes one name from an image.
 func (c *Client) UntagImage(ctx context.Context, tag string) error {
 	body, err := c.do(ctx, http.MethodPost, "/images/untag?"+url.Values{"image": {tag}}.Encode(), nil)
@@ -199,5 +245,14 @@ func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (
 	if err != nil {
 		return nil, err
 	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, notFound(strings.TrimSpace(string(text)))
+	}
 	return nil, errors.New(strings.TrimSpace(string(text)))
 }
+
+// notFound is a server's word that there is no such thing.
+type notFound string
+
+func (e notFound) Error() string        { return string(e) }
+func (e notFound) Is(target error) bool { return target == errdefs.ErrNotFound }

@@ -333,6 +333,33 @@ func (s *Store) Remove(_ context.Context, ref string) error {
 	return s.collect()
 }
 
+// Name gives names, tags or digests, to the image that ref names, takes the tags from the image that had
+// them, and returns it. Without names it only looks. Who gives a digest vouches for it.
+func (s *Store) Name(_ context.Context, ref string, names []string) (*pod.Image, error) {
+	var canonical []string
+	for _, name := range names {
+		named, err := Normalize(name)
+		if err != nil {
+			return nil, err
+		}
+		canonical = append(canonical, named.String())
+	}
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	s.mu.Lock()
+	r, err := s.index.find(ref)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.publish(r, canonical); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.index.byID[r.ID].image(s.isPinned), nil
+}
+
 // Untag removes one tag and leaves the image, which may then have no name but its digest and id.
 func (s *Store) Untag(_ context.Context, tag string) error {
 	named, err := Normalize(tag)

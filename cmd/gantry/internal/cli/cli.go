@@ -113,7 +113,7 @@ func (a *app) root() *cobra.Command {
 	a.group(root, "pods", a.runCommand(), a.podsCommand(), a.psCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(),
 		a.portForwardCommand(), a.statsCommand(), a.topCommand(), a.eventsCommand(), a.stopCommand(), a.rmCommand(), a.inspectCommand())
 	a.group(root, "images", a.pullCommand(), a.imagesCommand(), a.rmiCommand())
-	a.group(root, "node", a.serveCommand(), a.configCommand(), a.doctorCommand(), a.pluginsCommand(), a.fsckCommand(), a.benchCommand(), a.versionCommand())
+	a.group(root, "node", a.serveCommand(), a.configCommand(), a.doctorCommand(), a.pluginsCommand(), a.fsckCommand(), a.migrateCommand(), a.benchCommand(), a.versionCommand())
 	tameUsage(root)
 	return root
 }
