@@ -18,7 +18,7 @@ import (
 const (
 	pieceSize  = 256 << 10
 	pieces     = 4        // read ahead of each stage
-	zstdWindow = 64 << 20 // bytes of memory that the decompressors of all layers together may ask for
+	zstdWindow = 32 << 20 // bytes of memory that the decompressors of all layers together may ask for
 	// usualWindow is what every decompressor should have (RFC 8878, 3.1.1.1.2): the frames of a layer may
 	// ask for more than the first of them does.
 	usualWindow = 8 << 20

@@ -40,7 +40,7 @@ func TestWindowsThatAreTooWideAreRefused(t *testing.T) {
 		says string // "" if it is not refused
 	}{
 		"the largest":                      {wide(t, zstdWindow, content), ""},
-		"larger than all":                  {wide(t, 2*zstdWindow, content), "a window of 128 MiB, more than the 64 MiB"},
+		"larger than all":                  {wide(t, 2*zstdWindow, content), "a window of 64 MiB, more than the 32 MiB"},
 		"usual after small":                {append(wide(t, 1<<20, content), wide(t, usualWindow, content)...), ""},
 		"larger than the first and usual":  {append(wide(t, 1<<20, content), wide(t, 2*usualWindow, content)...), "more than the 8 MiB"},
 		"a small frame after a large one":  {append(wide(t, 2*usualWindow, content), wide(t, 1<<20, content)...), ""},

@@ -71,8 +71,8 @@ func pushAll(r *labimage.Server, size int64) ([]pushed, error) {
 	return all, nil
 }
 
-// widest is the largest window that gantry decompresses (as `zstd --long=26` makes it): the most memory.
-const widest = 64 << 20
+// widest is the largest window that gantry decompresses (as `zstd --long=25` makes it): the most memory.
+const widest = 32 << 20
 
 // zstdImage is an image of two layers, each larger than the window.
 func zstdImage(files []labimage.Entry) (v1.Image, error) {
