@@ -26,7 +26,8 @@ const features = "../../docs/features.md"
 
 const featuresHead = `# What gantry does of the CRI
 
-Every RPC of cri-api v0.37, every field of every request and of every answer, on the native engine. The tests write
+Every RPC of cri-api v0.37, every field of every request and of every answer, on the native engine; what Docker
+Engine has no word for is in [docker-fields.md](docker-fields.md). The tests write
 this page (` + "`go test ./internal/cri -run TestFeatures -update`" + `): they give each field another value and look
 at what becomes of it, and fail where nothing does without a reason. The same holds under ` + "`runtime.v1alpha2`" + `.
 

@@ -71,6 +71,9 @@ func (e *Engine) find(ctx context.Context, key pod.Key) (object, error) {
 	if len(ids) == 0 {
 		return object{}, fmt.Errorf("container %s: %w", key.Short(), errdefs.ErrNotFound)
 	}
+	if _, err = e.node(ctx); err != nil { // it tells where cgroups are
+		return object{}, err
+	}
 	found, err := e.inspect(ctx, ids[0])
 	if err != nil {
 		return object{}, err
@@ -132,6 +135,7 @@ func (e *Engine) create(ctx context.Context, key pod.Key, opts client.ContainerC
 	// A daemon whose client is gone goes on: the answer is waited for, so that what it made is known.
 	detached := context.WithoutCancel(ctx)
 	plain := opts.Name
+	var conflict error
 	for _, name := range []string{plain, plain + "_" + string(key[:min(8, len(key))])} {
 		opts.Name = name
 		r, err := call(detached, e.daemon, func(ctx context.Context) (client.ContainerCreateResult, error) {
@@ -146,6 +150,7 @@ func (e *Engine) create(ctx context.Context, key pod.Key, opts client.ContainerC
 		if !errdefs.IsConflict(err) {
 			return "", false, err
 		}
+		conflict = err
 		ids, err := e.idsOf(detached, key)
 		if err != nil {
 			return "", false, err
@@ -154,7 +159,7 @@ func (e *Engine) create(ctx context.Context, key pod.Key, opts client.ContainerC
 			return ids[0], false, nil
 		}
 	}
-	return "", false, fmt.Errorf("the names %s and %s are taken: %w", plain, opts.Name, errdefs.ErrAlreadyExists)
+	return "", false, conflict
 }
 
 // remove removes a container by id, killing it first, with the volumes that its image declares.

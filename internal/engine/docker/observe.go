@@ -23,6 +23,9 @@ const inspections = 8
 // List asks Docker for everything that carries one of our keys, and looks at what runs: a list tells
 // no process. That happens at a start and after the event stream broke, not for clients' lists.
 func (e *Engine) List(ctx context.Context) (engine.Inventory, error) {
+	if _, err := e.node(ctx); err != nil { // it tells where cgroups are
+		return engine.Inventory{}, err
+	}
 	summaries, err := e.list(ctx, LabelKey)
 	if err != nil {
 		return engine.Inventory{}, err

@@ -1,0 +1,31 @@
+package docker
+
+import (
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+
+	"gantry/internal/engine"
+	"gantry/internal/pod"
+)
+
+// PauseELF is the built-in pause program.
+var PauseELF = pauseProgram
+
+// A Node is a daemon that is only spoken of.
+type Node struct{ n *node }
+
+// NewNode is a daemon that speaks a version of the API and says of itself what info does.
+func NewNode(info system.Info, api string) (*Node, error) {
+	n, err := nodeOf(info, api, -1000)
+	return &Node{n}, err
+}
+
+// Container is what Docker is asked for.
+func (n *Node) Container(req *engine.Create) (client.ContainerCreateOptions, error) {
+	return n.n.asked(req)
+}
+
+// Pause is what Docker is asked for a sandbox.
+func (n *Node) Pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, error) {
+	return n.n.pause(spec)
+}
