@@ -1,0 +1,74 @@
+package e2e_test
+
+import (
+	"fmt"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/labdocker"
+	"gantry/test/node"
+)
+
+// BenchmarkPodOnDocker is RunPodSandbox, CreateContainer and StartContainer on the CNI bridge plugin, and
+// beside it what Docker takes alone for a container without a network: two of those are in a pod.
+func BenchmarkPodOnDocker(b *testing.B) {
+	d := labdocker.Start(b, labdocker.Options{})
+	n := node.Start(b, node.Options{Network: "cni", Flags: []string{"--engine", "docker", "--docker-endpoint", d.Endpoint()}})
+	image := n.Pull(node.Busybox(b))
+	b.Run("pod", func(b *testing.B) {
+		n := n.For(b)
+		for b.Loop() {
+			s := n.Sandbox("bench")
+			pod, _ := n.Launch(s, node.Container("main", image, "sleep", "100000"))
+			b.StopTimer()
+			n.RemovePod(pod)
+			b.StartTimer()
+		}
+	})
+	b.Run("docker run", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			d.Docker("run", "-d", "--name", fmt.Sprintf("plain-%d-%d", b.N, i), "--network", "none", image, "sleep", "100000")
+			b.StopTimer()
+			d.Docker("rm", "-f", fmt.Sprintf("plain-%d-%d", b.N, i))
+			b.StartTimer()
+		}
+	})
+}
+
+// BenchmarkListsOnDocker is what the kubelet asks again and again, at a hundred pods.
+func BenchmarkListsOnDocker(b *testing.B) {
+	d := labdocker.Start(b, labdocker.Options{})
+	n := node.Start(b, node.Options{Flags: []string{"--engine", "docker", "--docker-endpoint", d.Endpoint()}})
+	image := n.Pull(node.Busybox(b))
+	var container string
+	for i := range 100 {
+		_, container = n.Launch(n.Sandbox(fmt.Sprintf("pod-%d", i)), node.Container("main", image, "sleep", "100000"))
+	}
+	for name, call := range map[string]func() error{
+		"ListContainers": func() error {
+			_, err := n.Runtime.ListContainers(b.Context(), &runtimeapi.ListContainersRequest{})
+			return err
+		},
+		"ListPodSandbox": func() error {
+			_, err := n.Runtime.ListPodSandbox(b.Context(), &runtimeapi.ListPodSandboxRequest{})
+			return err
+		},
+		"ContainerStatus": func() error {
+			_, err := n.Runtime.ContainerStatus(b.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: container})
+			return err
+		},
+		"ListPodSandboxStats": func() error {
+			_, err := n.Runtime.ListPodSandboxStats(b.Context(), &runtimeapi.ListPodSandboxStatsRequest{})
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if err := call(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
