@@ -80,6 +80,16 @@ func notNegative(n int) error {
 	return nil
 }
 
+// checkRuntimeOptions wants every handler that has options to have a binary.
+func checkRuntimeOptions(o *Options) error {
+	for name := range o.Runtime.Options {
+		if _, ok := o.Runtime.Paths[name]; !ok {
+			return fmt.Errorf("%q is no handler of runtime.paths", name)
+		}
+	}
+	return nil
+}
+
 func absolute(s string) error {
 	if !filepath.IsAbs(s) {
 		return fmt.Errorf("%q is not an absolute path", s)

@@ -35,6 +35,7 @@ type Options struct {
 	Network   Network   `toml:"network"`
 	NRI       NRI       `toml:"nri"`
 	Logs      Logs      `toml:"container_logs"`
+	Classes   Classes   `toml:"resource_classes"`
 	Streaming Streaming `toml:"streaming"`
 	Metrics   Metrics   `toml:"metrics"`
 }
@@ -49,6 +50,7 @@ type Log struct {
 type Runtime struct {
 	Default string            `toml:"default" comment:"Runtime of pods that name no handler; empty: crun where it is found, else runc."`
 	CDIDirs []string          `toml:"cdi_spec_dirs" comment:"Files of devices' vendors (CDI); where two have one device, the later directory wins."`
+	Options map[string]string `toml:"options" comment:"Handler = options, separated by spaces, that its binary is given before every command."`
 	Paths   map[string]string `toml:"paths" comment:"Handler = binary. crun and runc are found on PATH where they are not named here."`
 }
 
@@ -134,6 +136,12 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Classes are of resources that pods ask for by annotation.
+type Classes struct {
+	BlockIO string `toml:"blockio_file" comment:"Classes of block I/O, as github.com/intel/goresctrl reads them; empty: there are none, and pods that ask for one are refused."`
+	RDT     string `toml:"rdt_file" comment:"Classes of Intel RDT, made in resctrl at the start; empty: those that are there."`
+}
+
 // Logs are bounds of every container's log. A pod may narrow them by annotations: gantry/log-rate, gantry/log-size
 // and gantry/log-full-wait.
 type Logs struct {
@@ -162,7 +170,7 @@ func Default() Options {
 		State:   "/run/gantry",
 		Engine:  EngineNative,
 		Log:     Log{Level: "info", Format: "text"},
-		Runtime: Runtime{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}, Paths: map[string]string{}},
+		Runtime: Runtime{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}, Paths: map[string]string{}, Options: map[string]string{}},
 		Docker:  Docker{Logs: "driver"},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
 		Images:  Images{CertsDir: "/etc/gantry/certs.d", Pinned: []string{}, Parallel: 4, Projects: "2000000000-2000999999", Sync: "always"},

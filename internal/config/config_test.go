@@ -117,7 +117,7 @@ func TestEveryKeyHasAFlag(t *testing.T) {
 
 func leaves(tree map[string]any, prefix string, into map[string]bool) {
 	for k, v := range tree {
-		if sub, ok := v.(map[string]any); ok && prefix+k != "runtime.paths" {
+		if sub, ok := v.(map[string]any); ok && prefix+k != "runtime.paths" && prefix+k != "runtime.options" {
 			leaves(sub, prefix+k+".", into)
 			continue
 		}

@@ -88,7 +88,7 @@ func Changed(a, b *Options) []string {
 // Reloadable says whether a running server takes another value of the option of this key. CNI
 // configurations and the registries' files are no options; they are read when they change or for each pull.
 func Reloadable(key string) bool {
-	return slices.Contains([]string{"log.level", "runtime.default", "runtime.paths"}, key)
+	return slices.Contains([]string{"log.level", "runtime.default", "runtime.paths", "runtime.options"}, key)
 }
 
 // locate says of each illegal value where it was given.

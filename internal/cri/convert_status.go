@@ -169,6 +169,7 @@ func containerInfo(c *pod.Container) (map[string]string, error) {
 	return verbose(map[string]any{
 		"pid": c.Pid, "sandboxID": c.SandboxID, "cgroup": c.CgroupPath, "state": c.State, "step": c.Step, "config": c.Spec,
 		"adjustment": c.Adjustment, // by NRI plugins; null is none
-		"restored": c.Restored, "logDroppedBytes": c.LogDropped,
+		"restored":   c.Restored, "logDroppedBytes": c.LogDropped,
+		"blockioClass": c.BlockIOClass, "rdtClass": c.RDTClass,
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"gantry/internal/bridge"
@@ -22,6 +23,7 @@ import (
 	"gantry/internal/ociruntime"
 	"gantry/internal/pod"
 	"gantry/internal/projquota"
+	"gantry/internal/resclass"
 	"gantry/internal/stats"
 	"gantry/internal/store"
 )
@@ -234,8 +236,12 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 	if err != nil {
 		return nil, err
 	}
+	classes, err := resclass.Load(resclass.Options{BlockIOFile: s.opts.Classes.BlockIO, RDTFile: s.opts.Classes.RDT})
+	if err != nil {
+		return nil, err
+	}
 	return native.New(native.Options{
-		Keeper: k, Rootfs: images, Changes: images, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
+		Keeper: k, Rootfs: images, Changes: images, Classes: classes, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
 		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, CDISpecDirs: s.opts.Runtime.CDIDirs, Hook: s.points.Reached,
 	})
@@ -245,7 +251,7 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 func runtimesOf(o *config.Options) map[string]ociruntime.Runtime {
 	runtimes := make(map[string]ociruntime.Runtime, len(o.Runtime.Paths))
 	for name, path := range o.Runtime.Paths {
-		runtimes[name] = ociruntime.Runtime{Path: path}
+		runtimes[name] = ociruntime.Runtime{Path: path, Args: strings.Fields(o.Runtime.Options[name])}
 	}
 	return runtimes
 }

@@ -197,6 +197,7 @@ func (m *Manager) engineCreate(ctx context.Context, c *containerEntry) error {
 		is.ID, is.Pid, is.CgroupPath = created.ID, created.Pid, created.CgroupPath
 		is.StopSignal = cmp.Or(is.Spec.StopSignal, created.StopSignal, c.create.Image.Config.StopSignal, "SIGTERM")
 		is.User = created.User
+		is.BlockIOClass, is.RDTClass = created.BlockIOClass, created.RDTClass
 		return &is
 	})
 	return nil

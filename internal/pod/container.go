@@ -244,6 +244,9 @@ type Container struct {
 	Step       string      `json:"step,omitempty"`
 	// Restored says that the container was made of a checkpoint, which its start restores.
 	Restored bool `json:"restored,omitempty"`
+	// BlockIOClass and RDTClass are classes of block I/O and of Intel RDT; "" is none.
+	BlockIOClass string `json:"blockioClass,omitempty"`
+	RDTClass     string `json:"rdtClass,omitempty"`
 	// LogDropped is how many bytes of output its log's bounds have kept out of the log.
 	LogDropped int64 `json:"logDropped,omitempty"`
 }

@@ -21,6 +21,7 @@ import (
 	"gantry/internal/ociruntime"
 	"gantry/internal/ocispec"
 	"gantry/internal/pod"
+	"gantry/internal/resclass"
 )
 
 // CreateContainer prepares root file system and bundle and has the keeper create the container. One
@@ -213,6 +214,9 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
+	if err = e.applyClasses(req, spec, r); err != nil {
+		return nil, err
+	}
 	if err = e.injectCDI(spec, c.CDIDevices); err != nil {
 		return nil, err
 	}
@@ -357,4 +361,14 @@ func logBounds(b *pod.LogBounds) keeper.LogBounds {
 		return keeper.LogBounds{}
 	}
 	return keeper.LogBounds{Rate: b.Rate, Size: b.Size, FullWait: b.FullWait}
+}
+
+// applyClasses bounds block I/O, cache and memory bandwidth as the classes say that annotations name.
+func (e *Engine) applyClasses(req *engine.Create, spec *specs.Spec, r *containerRecord) error {
+	found, err := e.opts.Classes.Apply(&resclass.Container{
+		Name: req.Spec.Name, Annotations: req.Spec.Annotations, PodAnnotations: req.Sandbox.Spec.Annotations,
+		HasIO: e.cgroups.Has("io") || e.cgroups.Has("blkio"),
+	}, spec.Linux)
+	r.Created.BlockIOClass, r.Created.RDTClass = found.BlockIO, found.RDT
+	return err
 }

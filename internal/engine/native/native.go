@@ -36,6 +36,7 @@ import (
 	"gantry/internal/ociruntime"
 	"gantry/internal/ocispec"
 	"gantry/internal/pod"
+	"gantry/internal/resclass"
 )
 
 // Keeper is what the engine needs of gantry-keeper: the processes of containers.
@@ -80,12 +81,14 @@ type Changes interface {
 	PrepareFrom(ctx context.Context, m image.Mount, diff io.Reader, deleted []string) (path string, err error)
 }
 
-// Options are what the engine is made of. All are needed but Changes, CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
+// Options are what the engine is made of. All are needed but Changes, Classes, CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
 type Options struct {
 	Keeper Keeper
 	Rootfs Rootfs
 	// Changes are those of the root file systems that Rootfs makes; nil where nothing is checkpointed.
 	Changes Changes
+	// Classes are those of block I/O and RDT; nil refuses them.
+	Classes *resclass.Classes
 	// Runtimes are the OCI runtimes by handler; Args are global arguments of the operator's.
 	Runtimes       map[string]ociruntime.Runtime
 	DefaultRuntime string // the handler of pods that name none
@@ -139,6 +142,9 @@ func New(o Options) (*Engine, error) {
 	}
 	if o.CDISpecDirs == nil {
 		o.CDISpecDirs = cdi.DefaultSpecDirs
+	}
+	if o.Classes == nil {
+		o.Classes = new(resclass.Classes)
 	}
 	cgroups, err := cgroup.Open(o.CgroupRoot)
 	if err != nil {
