@@ -206,7 +206,7 @@ func IDMappings(ids []pod.IDMapping) []specs.LinuxIDMapping {
 // annotations are those that OCI runtimes and their hooks know from containerd. The client's own are
 // not passed on: some runtimes take orders from annotations.
 func annotations(r *Request) map[string]string {
-	const prefix = "io.kubernetes.cri."
+	const prefix = criPrefix
 	all := map[string]string{
 		prefix + "container-type":    "container",
 		prefix + "container-name":    r.Container.Name,
@@ -244,4 +244,13 @@ func last[T any, K comparable](all []T, key func(T) K) []T {
 		kept = append(kept, v)
 	}
 	return slices.Clip(kept)
+}
+
+const criPrefix = "io.kubernetes.cri."
+
+// OwnSandbox takes out of the spec that the container is one of a sandbox. A runtime that sandboxes, such as
+// gVisor's, looks for that sandbox, which is not its own, and without makes one for the container.
+func OwnSandbox(s *specs.Spec) {
+	delete(s.Annotations, criPrefix+"container-type")
+	delete(s.Annotations, criPrefix+"sandbox-id")
 }

@@ -214,6 +214,9 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 	if err != nil {
 		return nil, err
 	}
+	if features.Name == gvisor {
+		ocispec.OwnSandbox(spec)
+	}
 	if err = e.applyClasses(req, spec, r); err != nil {
 		return nil, err
 	}
@@ -362,6 +365,9 @@ func logBounds(b *pod.LogBounds) keeper.LogBounds {
 	}
 	return keeper.LogBounds{Rate: b.Rate, Size: b.Size, FullWait: b.FullWait}
 }
+
+// gvisor is what gVisor's runtime calls itself.
+const gvisor = "runsc"
 
 // applyClasses bounds block I/O, cache and memory bandwidth as the classes say that annotations name.
 func (e *Engine) applyClasses(req *engine.Create, spec *specs.Spec, r *containerRecord) error {
