@@ -8,6 +8,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X gantry/internal/config.Version=$(V
 TOOLS := $(CURDIR)/.cache/bin
 VM := $(CURDIR)/.cache/vm
 GOLANGCI_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.8.0
 NFPM_VERSION := v2.44.0
 
 # Rounds of random kills: `make test` does a few, `make faults` many.
@@ -164,6 +165,10 @@ check: lint test ## lint and test
 lint: $(TOOLS)/golangci-lint ## golangci-lint with the project's rules
 	$(TOOLS)/golangci-lint run ./...
 
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION) ## known vulnerabilities in what the binaries call; says so where the database cannot be reached
+	hack/vuln $<
+
 ##@ What the others need
 
 .PHONY: deps
@@ -252,6 +257,10 @@ $(TOOLS)/nfpm: $(TOOLS)/nfpm-$(NFPM_VERSION)
 $(TOOLS)/nfpm-$(NFPM_VERSION):
 	GOBIN=$(TOOLS)/new CGO_ENABLED=0 go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
 	mv $(TOOLS)/new/nfpm $@
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION):
+	GOBIN=$(TOOLS)/new CGO_ENABLED=0 go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	mv $(TOOLS)/new/govulncheck $@
 
 .PHONY: $(TOOLS)/labregistry $(TOOLS)/leftovers $(TOOLS)/manpages
 $(TOOLS)/manpages:
