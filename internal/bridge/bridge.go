@@ -13,6 +13,7 @@
 package bridge
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -50,6 +51,10 @@ type Bridge struct {
 	mu    sync.Mutex
 	segs  map[string]*segment // guarded by mu; by bridge name
 	hook  func(verb string)   // of tests: called when a call has its lock; nil otherwise
+
+	leaving sync.WaitGroup // links that are being removed behind the calls
+	closed  chan struct{}  // no more is tried again
+	once    sync.Once
 }
 
 // attachmentID is what CNI calls an attachment, within one bridge.
@@ -75,7 +80,7 @@ func New(opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builtin network: %w", err)
 	}
-	return &Bridge{opts: opts, boot: strings.TrimSpace(string(boot)), segs: make(map[string]*segment)}, nil
+	return &Bridge{opts: opts, boot: strings.TrimSpace(string(boot)), segs: make(map[string]*segment), closed: make(chan struct{})}, nil
 }
 
 // Exec returns an Exec that answers for the plugin type "gantry-bridge" in process and leaves every
@@ -98,5 +103,12 @@ func (b *Bridge) segment(name string) (*segment, error) {
 		return nil, err
 	}
 	b.segs[name] = s
+	for _, id := range s.leavers() { // of a process that ended too early
+		b.leaving.Go(func() {
+			if unlock, err := b.locks.Lock(context.Background(), id); err == nil {
+				b.finish(s, id, unlock)
+			}
+		})
+	}
 	return s, nil
 }

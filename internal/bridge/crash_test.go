@@ -63,6 +63,24 @@ func TestLeaseWithoutRecordIsCollected(t *testing.T) {
 	}
 }
 
+func TestWhatHadLeftBeforeACrashGoes(t *testing.T) {
+	n := newNode(t)
+	stays := n.add(newPod(t))
+	before := n.left()
+	p := n.add(newPod(t, port{8081, 80, "tcp", ""}))
+	n.restart() // and the process ended between the answer to DEL and the end of the link
+	n.edit("*/attachments/"+p.id+"*", func(record []byte) []byte {
+		return bytes.Replace(record, []byte("{"), []byte(`{"leaving":true,`), 1)
+	})
+	// It may be named as valid still: its sandbox was stopped, not removed.
+	if err := n.gc(stays, p); err != nil {
+		t.Fatal(err)
+	}
+	if after := n.left(); after != before {
+		t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
 func TestLinkThatNobodyKnowsIsCollected(t *testing.T) {
 	n := newNode(t)
 	keep := n.add(newPod(t))

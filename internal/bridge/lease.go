@@ -83,7 +83,9 @@ func (l leases) release(id attachmentID, addrs []netip.Addr) error {
 	var errs []error
 	for _, a := range addrs {
 		if _, container, ifName := l.read(a); container == id.Container && ifName == id.IfName {
-			errs = append(errs, os.Remove(l.path(a)))
+			if err := os.Remove(l.path(a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -31,6 +31,8 @@ type node struct {
 	cache string
 	list  *libcni.NetworkConfigList
 	cni   *libcni.CNIConfig
+
+	bridge *bridge.Bridge
 }
 
 func newNode(t testing.TB) *node {
@@ -54,10 +56,14 @@ func (n *node) configure(conflist []byte) {
 // restart is what a new process does with the state that an old one left.
 func (n *node) restart() *bridge.Bridge {
 	n.t.Helper()
+	if n.bridge != nil {
+		n.settle()
+	}
 	b, err := bridge.New(bridge.Options{StateDir: n.state, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.bridge = b
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{"/usr/lib/cni"}, n.cache, b.Exec(plugins()))
 	return b
 }
@@ -145,9 +151,20 @@ func (n *node) del(p *testPod) {
 	}
 }
 
+// settle waits until what has left is gone.
+func (n *node) settle() {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := n.bridge.Close(ctx); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // left is everything that pods could leave on the node, for comparison.
 func (n *node) left() string {
 	n.t.Helper()
+	n.settle()
 	var leases []string
 	for _, pattern := range []string{"*/leases/*.*", "*/leases/*:*", "*/attachments/*"} {
 		found, _ := filepath.Glob(filepath.Join(n.state, pattern))

@@ -114,19 +114,31 @@ func (b *Bridge) answer(ctx context.Context, c *call) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("an earlier call for %s has not ended: %w", c.container, err)
 	}
-	defer unlock()
+	kept := false
+	defer func() {
+		if !kept {
+			unlock()
+		}
+	}()
 	if b.hook != nil {
 		b.hook(c.verb)
 	}
 	switch c.verb {
 	case "ADD":
 		res, err := s.add(ctx, id, c.netns, conf)
+		if errdefs.IsResourceExhausted(err) && b.left(ctx, s) {
+			res, err = s.add(ctx, id, c.netns, conf)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return printed(res, conf.CNIVersion)
 	case "DEL":
-		return nil, s.remove(id)
+		kept, err = s.leave(id)
+		if kept {
+			b.leaving.Go(func() { b.finish(s, id, unlock) })
+		}
+		return nil, err
 	case "CHECK":
 		return nil, s.check(id, c.netns)
 	}

@@ -23,6 +23,8 @@ type record struct {
 	Link      string       `json:"link"` // the veth's end on the node
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Ports     []portRule   `json:"ports,omitempty"`
+	// Leaving says that DEL was answered: the link is to go, and then the addresses are free.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 func (s *segment) newRecord(id attachmentID) *record {

@@ -187,6 +187,7 @@ func (s *server) openNetwork() (*cni.Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.onClose("builtin network", builtin.Close)
 	opts := cni.Options{
 		ConfDir: n.CNIConfDir, BinDirs: n.CNIBinDirs, CacheDir: filepath.Join(s.opts.Root, "cni"),
 		Exec: builtin.Exec(cni.NewExec(log)), Log: log,
