@@ -52,6 +52,7 @@ type Bridge struct {
 	segs  map[string]*segment // guarded by mu; by bridge name
 	hook  func(verb string)   // of tests: called when a call has its lock; nil otherwise
 
+	links   linkWatch
 	leaving sync.WaitGroup // links that are being removed behind the calls
 	closed  chan struct{}  // no more is tried again
 	once    sync.Once

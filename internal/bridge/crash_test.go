@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"gantry/internal/bridge"
 )
@@ -116,8 +115,11 @@ func TestCallThatHangsIsGivenUp(t *testing.T) {
 			<-release
 		}
 	})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("kubelet is gone"))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		<-held
+		cancel(errors.New("kubelet is gone"))
+	}()
 	p := newPod(t, port{8080, 80, "tcp", ""})
 	_, err := n.cni.AddNetworkList(ctx, n.list, p.conf())
 	if err == nil || !strings.Contains(err.Error(), "gantry-bridge ADD was given up after ") || !strings.Contains(err.Error(), "kubelet is gone") {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -82,12 +83,16 @@ func Share(dir string) error {
 }
 
 // Remove unpins every namespace of s, busy or not; the kernel frees one when its last process is
-// gone. What is absent is no error.
+// gone. What is absent is no error. All are unpinned at once: the kernel lets each caller of umount
+// wait until nobody can be walking through the mount, and they wait together.
 func Remove(s Spec) error {
-	var errs []error
-	for _, p := range s.pins() {
-		errs = append(errs, Unpin(p.path))
+	pins := s.pins()
+	errs := make([]error, len(pins))
+	var all sync.WaitGroup
+	for i, p := range pins {
+		all.Go(func() { errs[i] = Unpin(p.path) })
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 

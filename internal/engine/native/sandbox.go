@@ -146,6 +146,15 @@ func mountShm(dir string, owner ocispec.Owner) error {
 	return unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
 }
 
+// unmountShm undoes mountShm; what is not mounted is no error.
+func unmountShm(dir string) error {
+	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount /dev/shm of the pod: %w", err)
+	}
+	return nil
+}
+
 // limit bounds the cgroup of a pod as a whole. Where the client made it, as the kubelet does, the
 // client has set its limits too; a slice is systemd's to change.
 func (e *Engine) limit(r *sandboxRecord, limits *pod.Resources) error {
@@ -186,13 +195,11 @@ func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 		errs = append(errs, e.endPause(ctx, key, r))
 	}
 	e.opts.Hook("sandbox/pause ended")
+	unmounted := make(chan error, 1) // with the others: see netns.Remove
+	go func() { unmounted <- unmountShm(filepath.Join(dir, "shm")) }()
 	errs = append(errs, netns.Remove(r.Namespaces))
 	e.opts.Hook("sandbox/namespaces unpinned")
-	err = unix.Unmount(filepath.Join(dir, "shm"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		errs = append(errs, fmt.Errorf("unmount /dev/shm of the pod: %w", err))
-	}
-	err = errors.Join(errs...)
+	err = errors.Join(append(errs, <-unmounted)...)
 	if err == nil {
 		e.ids.release(key)
 	}
