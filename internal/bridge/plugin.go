@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 )
 
@@ -99,7 +100,7 @@ func (b *Bridge) answer(ctx context.Context, c *call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.segment(conf.Bridge)
+	s, err := b.segment(conf.Bridge) //nolint:contextcheck // what it begins outlives the call
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,8 @@ func (b *Bridge) answer(ctx context.Context, c *call) ([]byte, error) {
 	}
 	switch c.verb {
 	case "ADD":
-		res, err := s.add(ctx, id, c.netns, conf)
+		var res *types100.Result
+		res, err = s.add(ctx, id, c.netns, conf)
 		if errdefs.IsResourceExhausted(err) && b.left(ctx, s) {
 			res, err = s.add(ctx, id, c.netns, conf)
 		}
