@@ -92,6 +92,8 @@ func runtimeFloor(ctx context.Context, dir, runtime string, i int, to bench.Scop
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", runtime, name, err)
 		}
+		cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		to.Took(runtime+" "+name+", its CPU time", cpu)
 		return nil
 	}
 	return errors.Join(

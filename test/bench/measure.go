@@ -53,6 +53,9 @@ func measure(ctx context.Context, o *options, servers []*server, results *bench.
 	for _, n := range p.crowds {
 		parts = append(parts, part{"crowd", 1, 0.3, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, n, results) }})
 	}
+	if err := save(); err != nil { // what was measured before
+		return err
+	}
 	for _, part := range parts {
 		if !o.wants(part.name) {
 			continue
