@@ -23,24 +23,22 @@ func TestAppArmor(t *testing.T) {
 	for _, s := range twice {
 		t.Run(s.String(), func(t *testing.T) {
 			n := s.serve(t)
-			profile := func(p *runtimeapi.SecurityProfile) change {
-				return func(_ *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) {
-					c.Linux.SecurityContext.Apparmor = p
-				}
-			}
 			for kind, want := range map[*runtimeapi.SecurityProfile]string{
 				nil: "gantry-default (enforce)\n",
 				{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}: "gantry-default (enforce)\n",
 				{ProfileType: runtimeapi.SecurityProfile_Unconfined}:     "unconfined\n",
 			} {
-				l := s.launch(t, n, "sleep 100000", profile(kind))
-				if got := l.Exec(l.container, "cat", "/proc/1/attr/current"); got != want {
-					t.Errorf("%v: the container is below %q, want %q", kind, got, want)
-				}
-				if got := l.Exec(l.container, "cat", "/proc/self/attr/current"); got != want {
-					t.Errorf("%v: an exec is below %q, want %q", kind, got, want)
-				}
-				l.StopContainer(l.container, 0)
+				t.Run(kind.String(), func(t *testing.T) {
+					l := s.launch(t, n.For(t), "sleep 100000", func(_ *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) {
+						c.Linux.SecurityContext.Apparmor = kind
+					})
+					for what, file := range map[string]string{"the container": "/proc/1/attr/current", "an exec": "/proc/self/attr/current"} {
+						if got := l.Exec(l.container, "cat", file); got != want {
+							t.Errorf("%s is below %q, want %q", what, got, want)
+						}
+					}
+					l.StopContainer(l.container, 0)
+				})
 			}
 			sandbox := n.Sandbox("refused")
 			sandbox.Linux.CgroupParent = ""
