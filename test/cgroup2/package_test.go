@@ -39,7 +39,7 @@ func serves(t *testing.T, version string) {
 	if got := run(t, "systemctl", "is-active", "gantry"); got != "active" {
 		t.Errorf("the service is %s", got)
 	}
-	contains(t, "crictl version", run(t, node.Tool(t, "crictl"), "version"), "RuntimeVersion:  "+version)
+	contains(t, "crictl version", run(t, node.Tool(t, "crictl"), "--timeout", "10m", "version"), "RuntimeVersion:  "+version)
 }
 
 // TestPackage installs the package on a machine that never had it, runs a pod, and does to the node what
@@ -53,7 +53,7 @@ func TestPackage(t *testing.T) {
 	}
 	contains(t, "gantry config", run(t, "gantry", "config"), "driver = 'systemd'")
 	n := useBuiltin(t)
-	contains(t, "crictl info", run(t, node.Tool(t, "crictl"), "info"), "RuntimeReady")
+	contains(t, "crictl info", run(t, node.Tool(t, "crictl"), "--timeout", "10m", "info"), "RuntimeReady")
 	run(t, "gantry", "doctor")
 	if out := run(t, "sh", "-c", "bash -c '. /usr/share/bash-completion/completions/gantry' && zcat /usr/share/man/man1/gantry-serve.1.gz"); !strings.Contains(out, "GANTRY") {
 		t.Errorf("man page: %q", out)
