@@ -41,7 +41,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 	}
 	is := object{id: id, tty: req.Spec.TTY, cgroup: n.containerCgroup(opts.HostConfig.CgroupParent, id)}
 	e.objects.put(key, is)
-	return engine.Created{ID: id, CgroupPath: is.cgroup, StopSignal: req.Image.Config.StopSignal}, nil
+	return engine.Created{ID: id, CgroupPath: is.cgroup, StopSignal: req.Image.Config.StopSignal, User: e.user(ctx, id, req)}, nil
 }
 
 // asked is the request to Docker, with what plugins changed and the node's side of mounts looked at.

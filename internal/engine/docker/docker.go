@@ -58,6 +58,8 @@ type Engine struct {
 	objects objects
 	known   atomic.Pointer[node] // nil until the daemon was asked
 
+	accounts accounts
+
 	pauseMu sync.Mutex // one pull or import of the pause image at a time
 }
 
@@ -82,7 +84,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)}}
+	e := &Engine{opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)}, accounts: accounts{byImage: make(map[string]accountFiles)}}
 	return e, netns.Share(o.NetNSDir)
 }
 

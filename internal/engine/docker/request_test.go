@@ -48,6 +48,9 @@ func TestRequests(t *testing.T) {
 		{"a profile of the node is sent on one line", func(r *engine.Create) {
 			r.Spec.Security.Seccomp = &pod.Profile{Kind: pod.ProfileLocalhost, Ref: profile}
 		}, secured(`seccomp={"defaultAction":"SCMP_ACT_ALLOW"}`)},
+		{"a privileged container is not confined by a profile", func(r *engine.Create) {
+			r.Spec.Security.Privileged, r.Spec.Security.Seccomp = true, &pod.Profile{Kind: pod.ProfileRuntimeDefault}
+		}, secured("seccomp=unconfined")},
 		{"masked paths that are not named are none", func(*engine.Create) {},
 			func(o client.ContainerCreateOptions) bool {
 				return o.HostConfig.MaskedPaths != nil && len(o.HostConfig.MaskedPaths) == 0

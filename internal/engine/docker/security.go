@@ -37,7 +37,11 @@ func (n *node) confine(host *container.HostConfig, req *engine.Create) error {
 // securityOpts are Docker's: seccomp, AppArmor, SELinux and no_new_privs. A profile that the CRI does
 // not name is none for seccomp, and Docker's own for AppArmor.
 func (n *node) securityOpts(s *pod.Security) ([]string, error) {
-	seccomp, err := seccompOpt(s.Seccomp)
+	profile := s.Seccomp
+	if s.Privileged { // Docker would confine it all the same
+		profile = nil
+	}
+	seccomp, err := seccompOpt(profile)
 	if err != nil {
 		return nil, err
 	}
