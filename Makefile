@@ -49,8 +49,9 @@ clean: ## remove what the targets made
 ##@ Try out
 
 .PHONY: demo
-demo: deps build $(TOOLS)/labregistry $(TOOLS)/leftovers ## pull, run, reach, read, exec in and remove a pod
-	hack/lab hack/demo
+demo: deps build $(TOOLS)/labregistry $(TOOLS)/leftovers ## pull, run, reach, read, exec in and remove a pod; ENGINE=native|docker
+	if [[ $(ENGINE) == docker ]]; then $(MAKE) docker-tools; fi
+	ENGINE=$(ENGINE) hack/lab hack/demo
 
 .PHONY: shell
 shell: deps build $(TOOLS)/crictl $(TOOLS)/labregistry ## a shell in network, mount and process namespaces of its own
