@@ -4,13 +4,13 @@
 package lab
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 	"testing"
 
@@ -139,7 +139,7 @@ func run(cmd *exec.Cmd) int {
 // of it in every hierarchy when the test ends.
 func Cgroup(t testing.TB) string {
 	t.Helper()
-	path := "/gantry-test-" + strconv.Itoa(os.Getppid()) + "-" + strconv.FormatInt(int64(os.Getpid()), 36) + sanitize(t.Name())
+	path := "/gantry-test-" + rand.Text()[:8] + sanitize(t.Name()) // two labs have the same pids, and one set of cgroups
 	t.Cleanup(func() { removeCgroup(path) })
 	return path
 }
