@@ -192,6 +192,9 @@ func (s *server) openNetwork() (*cni.Network, error) {
 		ConfDir: n.CNIConfDir, BinDirs: n.CNIBinDirs, CacheDir: filepath.Join(s.opts.Root, "cni"),
 		Exec: builtin.Exec(cni.NewExec(log)), Log: log,
 	}
+	if s.traces != nil {
+		opts.Exec = s.traces.CNI(opts.Exec)
+	}
 	if n.Mode == "builtin" {
 		if opts.Config, err = conflist(n.Builtin); err != nil {
 			return nil, err
@@ -241,8 +244,12 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 	if err != nil {
 		return nil, err
 	}
+	var traced native.Keeper = k
+	if s.traces != nil {
+		traced = &tracedKeeper{k, s.traces}
+	}
 	return native.New(native.Options{
-		Keeper: k, Rootfs: images, Changes: images, Classes: classes, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
+		Keeper: traced, Rootfs: images, Changes: images, Classes: classes, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
 		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, CDISpecDirs: s.opts.Runtime.CDIDirs, Hook: s.points.Reached,
 	})

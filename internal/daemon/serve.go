@@ -53,7 +53,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 	service := cri.New(cri.Options{
 		Pods: p.manager, Containers: p.manager, Checkpoints: p.manager, Resizer: p.manager, Views: p.manager,
 		Statistics: p.manager, Events: p.manager, Streams: measured,
-		Images: watchedImages{p.manager, &pulls}, Node: reload, URLs: streams,
+		Images: watchedImages{p.manager, &pulls, s.traces}, Node: reload, URLs: streams,
 		Log: s.log.With("component", "cri"), Version: config.Version,
 	})
 	stop, err := s.serveCRI(ctx, service, broken)
@@ -155,10 +155,18 @@ func healthy(ctx context.Context, m *lifecycle.Manager) error {
 // watchedImages shows pulls on the admin socket.
 type watchedImages struct {
 	cri.Images
-	pulls *admin.Pulls
+	pulls  *admin.Pulls
+	traces *observe.Traces // nil: nobody wants them
 }
 
 func (w watchedImages) PullImage(ctx context.Context, podUID string, p *pod.Pull) (string, error) {
+	if w.traces != nil {
+		traced := *p
+		progress, end := w.traces.Layers(ctx, p.Progress)
+		defer end()
+		traced.Progress = progress
+		p = &traced
+	}
 	return w.pulls.Pull(ctx, w.Images, podUID, p)
 }
 

@@ -431,3 +431,20 @@ func TestWhatIsTold(t *testing.T) {
 		t.Errorf("told %v, want %v", p.ends, want)
 	}
 }
+
+// BenchmarkNobodyListens is what the life of a pod with a container pays on a node without plugins.
+func BenchmarkNobodyListens(b *testing.B) {
+	n, err := nri.New(nri.Options{Socket: filepath.Join(b.TempDir(), "nri.sock"), PluginDir: b.TempDir(), RegistrationTimeout: time.Second, RequestTimeout: time.Second})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := newRuntime()
+	for b.Loop() {
+		for _, at := range []pod.Moment{pod.MomentRun, pod.MomentStop, pod.MomentRemove} {
+			_ = n.Pod(b.Context(), &pod.SandboxEvent{At: at, Sandbox: r.sandbox})
+		}
+		for _, at := range []pod.Moment{pod.MomentCreate, pod.MomentCreated, pod.MomentStart, pod.MomentStarted, pod.MomentStop, pod.MomentRemove} {
+			_, _ = n.Container(b.Context(), r.event(at))
+		}
+	}
+}

@@ -89,10 +89,13 @@ func TestTracesOfAPodReachACollector(t *testing.T) {
 	defer collector.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50") // milliseconds
-	n := node.Start(t, node.Options{Runtime: "crun"})
-	id := n.RunPod(n.Sandbox("traced"))
+	n := node.Start(t, node.Options{Runtime: "crun", Network: "cni"})
+	id, _ := n.Launch(n.Sandbox("traced"), node.Container("main", n.Pull(node.Busybox(t)), "sleep", "100000"))
 	n.RemovePod(id)
-	wanted := []string{"runtime.v1.RuntimeService/RunPodSandbox", "sandbox create", "network attach", "undo network attach"}
+	wanted := []string{
+		"runtime.v1.RuntimeService/RunPodSandbox", "sandbox create", "network attach", "undo network attach",
+		"cni bridge ADD", "cni portmap DEL", "crun create", "runtime start", "runtime delete", "sha256:", "layer",
+	}
 	late := time.NewTimer(settle)
 	defer late.Stop()
 	for len(wanted) > 0 {
