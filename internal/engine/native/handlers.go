@@ -40,7 +40,7 @@ func (e *Engine) Features(ctx context.Context) map[string]pod.HandlerFeatures {
 		if f, err := e.features(ctx, r.Path); err == nil {
 			all[name] = pod.HandlerFeatures{
 				RecursiveReadOnlyMounts: f.RecursiveReadOnly(),
-				UserNamespaces:          f.UserNamespaces && e.mapsIDs(),
+				UserNamespaces:          f.UserNamespaces && e.mapsIDs() == nil,
 			}
 		}
 	}

@@ -117,7 +117,7 @@ type Engine struct {
 	probed map[string]probe // by binary; guarded by mu
 
 	ids     claims
-	mapsIDs func() bool // whether pods can have user namespaces here; asked once
+	mapsIDs func() error // why pods can have no user namespaces here; asked once
 }
 
 var _ engine.Engine = (*Engine)(nil)

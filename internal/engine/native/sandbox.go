@@ -38,7 +38,7 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 	if err := ctx.Err(); err != nil {
 		return engine.Made{}, context.Cause(ctx)
 	}
-	if err := validate(spec); err != nil {
+	if err := errors.Join(validate(spec), e.mapsFor(ctx, spec)); err != nil {
 		return engine.Made{}, err
 	}
 	r, err := e.plan(spec)

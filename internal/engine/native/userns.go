@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,15 +103,38 @@ func (e *Engine) readClaims() error {
 	return nil
 }
 
+// mapsFor refuses a user namespace before anything of the pod is made where its containers could not run:
+// the runtime has none, or the kernel maps no ids in the file system of the layers.
+func (e *Engine) mapsFor(ctx context.Context, spec *pod.SandboxSpec) error {
+	if spec.Namespaces.User == nil {
+		return nil
+	}
+	r, err := e.runtime(spec.Handler)
+	if err != nil {
+		return err
+	}
+	f, err := e.features(ctx, r.Path)
+	if err != nil {
+		return err
+	}
+	if !f.UserNamespaces {
+		return fmt.Errorf("userns_options: the OCI runtime %s has no user namespaces: %w", f.Name, errdefs.ErrNotImplemented)
+	}
+	if err := e.mapsIDs(); err != nil {
+		return fmt.Errorf("userns_options: %w: %w", errdefs.ErrNotImplemented, err)
+	}
+	return nil
+}
+
 // tryUserNamespace makes a user namespace and maps the layers' ids with it.
-func (e *Engine) tryUserNamespace() bool {
+func (e *Engine) tryUserNamespace() error {
 	ids := []pod.IDMapping{{HostID: 1 << 16, Length: 1 << 16}}
 	ns := netns.Spec{User: filepath.Join(e.opts.StateDir, "userns-trial"), UIDs: ids, GIDs: ids}
 	if err := netns.Create(ns); err != nil {
-		return false
+		return err
 	}
 	err := e.opts.Rootfs.MapsIDs(ns.User)
-	return errors.Join(err, netns.Remove(ns)) == nil
+	return errors.Join(err, netns.Remove(ns))
 }
 
 // rootOf is root of the sandbox on the node.

@@ -114,6 +114,30 @@ func TestPodsNeverShareIDs(t *testing.T) {
 	}
 }
 
+// unmapped are layers on a file system whose ids the kernel does not map.
+type unmapped struct{ native.Rootfs }
+
+func (unmapped) MapsIDs(string) error { return errors.New("the file system maps no ids") }
+
+// A pod that could not have its containers is refused before anything of it is made.
+func TestUserNamespaceThatCannotWorkIsRefused(t *testing.T) {
+	s := newStation(t, "crun")
+	opts := s.opts
+	opts.Rootfs = unmapped{opts.Rootfs}
+	e, err := native.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := &pod.SandboxSpec{Key: pod.NewKey(), Namespaces: pod.Namespaces{Network: pod.NamespacePod, IPC: pod.NamespacePod, User: userNamespace(100000)}}
+	_, err = e.CreateSandbox(t.Context(), spec, engine.Files{})
+	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "userns_options") {
+		t.Errorf("error %v", err)
+	}
+	if inv, err := e.List(t.Context()); err != nil || len(inv.Sandboxes) > 0 {
+		t.Errorf("left %+v, error %v", inv.Sandboxes, err)
+	}
+}
+
 func TestMountWithOtherIDsThanThePodsIsRefused(t *testing.T) {
 	p := newMappedPod(t, "crun")
 	req := p.request("true", func(c *pod.ContainerSpec) {
