@@ -24,6 +24,9 @@ var environments = []struct {
 	{"runc, CNI", node.Options{Runtime: "runc", Network: "cni"}},
 }
 
+// opposites are two environments that have nothing in common, for what takes long.
+var opposites = []int{0, len(environments) - 1}
+
 // settle is how long what ends on its own may take to be gone.
 const settle = 15 * time.Second
 

@@ -64,8 +64,14 @@ func executor(t *testing.T, n *node.Node, transport string, req *runtimeapi.Exec
 }
 
 func TestExecOverEveryTransport(t *testing.T) {
+	for _, i := range opposites {
+		t.Run(environments[i].name, func(t *testing.T) { execOverEveryTransport(t, environments[i].options) })
+	}
+}
+
+func execOverEveryTransport(t *testing.T, o node.Options) {
 	const size = 100 << 20
-	n := node.Start(t, node.Options{})
+	n := node.Start(t, o)
 	ref := warm(t, n)
 	leavesNothing(t, n)
 	pod, container := n.Launch(n.Sandbox("exec"), idler(ref))
@@ -186,7 +192,13 @@ const pages = `mkdir -p /tmp/www && dd if=/dev/urandom of=/tmp/www/big bs=1M cou
 sha256sum </tmp/www/big; httpd -p 127.0.0.1:8080 -h /tmp/www; httpd -p '[::1]:8081' -h /tmp/www; exec sleep 100000`
 
 func TestPortForwardOverBothFamilies(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	for _, i := range opposites {
+		t.Run(environments[i].name, func(t *testing.T) { portForwardOverBothFamilies(t, environments[i].options) })
+	}
+}
+
+func portForwardOverBothFamilies(t *testing.T, o node.Options) {
+	n := node.Start(t, o)
 	ref := warm(t, n)
 	leavesNothing(t, n)
 	pod, container := n.Launch(n.Sandbox("web"), node.Container("web", ref, "sh", "-c", pages))
