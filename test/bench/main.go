@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -100,9 +101,22 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 		return write(o.out, bench.Report{
 			Machine: bench.ThisMachine(), When: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
-			Foreign: foreign, Rows: results.Rows(),
+			Foreign: foreign, Rows: beside(results.Rows()),
 		})
 	})
+}
+
+// beside puts peers, who have no builtin network, beside gantry's with what CNI's bridge costs them.
+func beside(rows []bench.Row) []bench.Row {
+	for _, r := range slices.Clone(rows) {
+		for _, at := range []int{1, workers} {
+			if r.Case == lifeCase("cni", at) && r.Name != "gantry" {
+				r.Case, r.Name = lifeCase("builtin", at), r.Name+" on CNI"
+				rows = append(rows, r)
+			}
+		}
+	}
+	return rows
 }
 
 // starters are those of the runtimes that there are.
@@ -128,6 +142,15 @@ func write(dir string, r bench.Report) error {
 	files, err := r.Files()
 	if err != nil {
 		return err
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "plot-*.svg"))
+	if err != nil {
+		return err
+	}
+	for _, plot := range old { // of a measurement with other cases
+		if err := os.Remove(plot); err != nil {
+			return err
+		}
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil { //nolint:gosec // for everybody to read
