@@ -89,8 +89,8 @@ func unknownTo(node *Node, field string, x *pod.ExtraResources) string {
 		return "the kernel has no such limit since 5.16"
 	case field == "memory.use_hierarchy" && !*x.UseHierarchy:
 		return "the kernel accounts hierarchically"
-	case field == "blockio_class" && *x.BlockIOClass != "", field == "rdt_class" && *x.RDTClass != "":
-		return "no classes are configured"
+	case field == "blockio_class", field == "rdt_class":
+		return "a class comes from annotations of the pod alone"
 	}
 	return ""
 }
