@@ -39,14 +39,15 @@ var binary = sync.OnceValues(func() (string, error) {
 // bench is a Docker Engine, a keeper and what brings the one's output into logs.
 type bench struct {
 	*dockerlog.Logs
-	t     *testing.T
+	t     testing.TB
 	d     *labdocker.Daemon
 	opts  dockerlog.Options
+	state string // the keeper's
 	dir   string
 	image string
 }
 
-func newBench(t *testing.T, o labdocker.Options, follow bool) *bench {
+func newBench(t testing.TB, o labdocker.Options, follow bool) *bench {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
@@ -61,7 +62,7 @@ func newBench(t *testing.T, o labdocker.Options, follow bool) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = k.Close() })
-	b := &bench{t: t, d: labdocker.Start(t, o), dir: t.TempDir()}
+	b := &bench{t: t, state: state, d: labdocker.Start(t, o), dir: t.TempDir()}
 	b.image = b.d.Busybox()
 	api, err := client.New(client.WithHost(b.d.Endpoint()))
 	if err != nil {

@@ -74,6 +74,17 @@ func (r run) name() string {
 	return r.engine + "-" + r.runtime + "-" + r.network + "-" + r.streams
 }
 
+// document says why specs do not pass.
+func (r run) document() string {
+	switch r.dockerd {
+	case labdocker.Current:
+		return "conformance-docker.md"
+	case labdocker.Debian:
+		return "conformance-docker-20.10.md"
+	}
+	return "conformance.md"
+}
+
 // arguments of critest.
 func (r run) arguments(n *node.Node, junit string) []string {
 	args := []string{
@@ -153,20 +164,20 @@ func TestCritest(t *testing.T) {
 	}
 	base := filepath.Join(r.out, r.name())
 	n := r.start(t, base)
-	leavesNothing(t, n)
+	r.leavesNothing(t, n)
 	began := time.Now()
 	critestError := critest(t.Context(), base+".log", node.Tool(t, "critest"), append(r.arguments(n, base+".xml"), "-ginkgo.v"))
 	took := time.Since(began)
 
 	specs := read(t, base+".xml", report.Parse)
-	causes := read(t, filepath.Join("..", "..", "docs", "conformance.md"), report.Causes)
+	causes := read(t, filepath.Join("..", "..", "docs", r.document()), report.Causes)
 	unexplained := report.Write(os.Stdout, specs, causes)
 	fmt.Printf("%s, %v; reports: %s.{xml,log,server.log}\n", r.name(), took.Round(time.Second), base)
 	if len(specs) == 0 {
 		t.Errorf("no spec ran: %v", critestError)
 	}
 	for _, name := range unexplained {
-		t.Errorf("does not pass, and docs/conformance.md does not say why: %s", name)
+		t.Errorf("does not pass, and docs/%s does not say why: %s", r.document(), name)
 	}
 }
 
@@ -175,10 +186,13 @@ const settle = 15 * time.Second
 
 // leavesNothing makes the test fail if it ends with more of pods on the machine than there is now. What
 // a node makes with its first pod and keeps (a bridge, firewall tables) is made before.
-func leavesNothing(t *testing.T, n *node.Node) {
+func (r run) leavesNothing(t *testing.T, n *node.Node) {
 	t.Helper()
 	pod, _ := n.Launch(n.Sandbox("warm"), node.Container("warm", n.Pull(node.Busybox(t)), "true"))
 	n.RemovePod(pod)
+	if r.engine == "docker" { // dockerd keeps a mount of the node's network namespace
+		n.RemovePod(n.RunPod(node.HostNetwork(n.Sandbox("warm-host"))))
+	}
 	// critest does not remove all images that it pulls.
 	scope := leftovers.Scope{
 		Dirs:    []string{filepath.Join(n.Lib, "journal"), filepath.Join(n.Lib, "images", "containers"), n.State, n.Leases},
@@ -194,7 +208,10 @@ func leavesNothing(t *testing.T, n *node.Node) {
 			t.Error(err)
 		}
 		for _, line := range left {
-			t.Errorf("left behind: %s", line)
+			// critest leaves the mounts of its own that a spec which fails was about.
+			if !strings.Contains(line, os.TempDir()+"/test") {
+				t.Errorf("left behind: %s", line)
+			}
 		}
 	})
 }

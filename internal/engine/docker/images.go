@@ -135,6 +135,10 @@ func (s *Images) Remove(ctx context.Context, ref string) error {
 	}
 	for _, name := range slices.Concat(img.Tags, img.Digests, []string{img.ID}) {
 		if err := s.removeName(ctx, name); err != nil {
+			// To 20.10 it is an error of its own when somebody else removes the image at the same time.
+			if _, gone := s.Get(ctx, img.ID); errdefs.IsNotFound(gone) {
+				return nil
+			}
 			return fmt.Errorf("remove image %s: %w", ref, err)
 		}
 	}
