@@ -28,6 +28,9 @@ type Crowd struct {
 
 const crowdWorkers = 4
 
+// looksTime bounds the repetitions of one call: some runtimes take seconds for one.
+const looksTime = 5 * time.Second
+
 // Crowd runs pods side by side and adds what the runtime needs for them, and what calls take that
 // look at all of them.
 func (t *Target) Crowd(ctx context.Context, c *Crowd, to Scope) (err error) {
@@ -57,7 +60,7 @@ func (t *Target) Crowd(ctx context.Context, c *Crowd, to Scope) (err error) {
 	}
 	last := pods[len(pods)-1]
 	for _, call := range t.looks(ctx, last) {
-		for range c.Calls {
+		for first, i := time.Now(), 0; i < c.Calls && time.Since(first) < looksTime; i++ {
 			start := time.Now()
 			if err = call.do(); err != nil {
 				if unimplemented(err) {
