@@ -17,12 +17,11 @@ func BenchmarkPodOnDocker(b *testing.B) {
 	n := node.Start(b, node.Options{Network: "cni", Flags: []string{"--engine", "docker", "--docker-endpoint", d.Endpoint()}})
 	image := n.Pull(node.Busybox(b))
 	b.Run("pod", func(b *testing.B) {
-		n := n.For(b)
+		own := n.For(b)
 		for b.Loop() {
-			s := n.Sandbox("bench")
-			pod, _ := n.Launch(s, node.Container("main", image, "sleep", "100000"))
+			pod, _ := own.Launch(own.Sandbox("bench"), node.Container("main", image, "sleep", "100000"))
 			b.StopTimer()
-			n.RemovePod(pod)
+			own.RemovePod(pod)
 			b.StartTimer()
 		}
 	})
