@@ -117,12 +117,12 @@ func works(t *testing.T, n *node.Node, pod, container string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	port := forwarded(t, out)
-	resp, err := http.Get("http://127.0.0.1:" + port + "/") //nolint:noctx // the command's context ends it
+	resp, err := http.Get("http://127.0.0.1:" + port + "/")
 	if err != nil {
 		t.Fatalf("forwarded port: %v", err)
 	}
