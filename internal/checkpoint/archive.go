@@ -98,7 +98,7 @@ func packOne(ctx context.Context, dir, name string, w *tar.Writer) error {
 		hdr.Name += "/"
 		return w.WriteHeader(hdr)
 	}
-	if err := w.WriteHeader(hdr); err != nil {
+	if err = w.WriteHeader(hdr); err != nil {
 		return err
 	}
 	_, err = io.Copy(w, io.LimitReader(&until{ctx, f}, hdr.Size))
@@ -234,7 +234,8 @@ func each(ctx context.Context, archive string, visit func(hdr *tar.Header, name 
 		return fmt.Errorf("read checkpoint archive: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		return fmt.Errorf("read checkpoint archive: %s is no regular file: %w", archive, errors.Join(errdefs.ErrInvalidArgument, err))
 	}
 	plain, err := compression.DecompressStream(&until{ctx, f})

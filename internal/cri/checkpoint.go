@@ -71,7 +71,8 @@ func (s *Service) RestorePod(ctx context.Context, req *runtime.RestorePodRequest
 	}
 	var containers []*pod.ContainerSpec
 	for i, c := range req.GetContainerConfigs() {
-		one, err := containerSpec(&runtime.CreateContainerRequest{Config: c, SandboxConfig: req.GetConfig()})
+		var one *pod.ContainerSpec
+		one, err = containerSpec(&runtime.CreateContainerRequest{Config: c, SandboxConfig: req.GetConfig()})
 		if err != nil {
 			return nil, fmt.Errorf("container_configs[%d]: %w", i, err)
 		}

@@ -137,8 +137,8 @@ func ignoredByCreateContainer() map[string]string {
 func ignoredByRestorePod() map[string]string {
 	ignored := map[string]string{"config.linux.security_context.seccomp_profile_path": "seccomp, its successor, is set"}
 	for field, why := range ignoredByCreateContainer() {
-		if field, ok := strings.CutPrefix(field, "config."); ok {
-			ignored["container_configs."+field] = why
+		if name, ok := strings.CutPrefix(field, "config."); ok {
+			ignored["container_configs."+name] = why
 		}
 	}
 	return ignored

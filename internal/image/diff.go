@@ -145,10 +145,10 @@ func (d *differ) write(path, name string, st *unix.Stat_t) error {
 		}
 		d.inodes[st.Ino] = name
 	}
-	if err := readXattrs(path, hdr); err != nil {
+	if err = readXattrs(path, hdr); err != nil {
 		return err
 	}
-	if err := d.tar.WriteHeader(hdr); err != nil || !info.Mode().IsRegular() {
+	if err = d.tar.WriteHeader(hdr); err != nil || !info.Mode().IsRegular() {
 		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)

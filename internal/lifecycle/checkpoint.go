@@ -129,7 +129,9 @@ func (m *Manager) checkpoint(ctx context.Context, k *capturing) error {
 func (m *Manager) within(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(m.ctx, func() { cancel(fmt.Errorf("the server is stopping: %w", errdefs.ErrUnavailable)) })
+	stop := context.AfterFunc(m.ctx, func() { //nolint:contextcheck // ctx ends with m.ctx as well
+		cancel(fmt.Errorf("the server is stopping: %w", errdefs.ErrUnavailable))
+	})
 	defer stop()
 	result := make(chan error, 1)
 	m.work.Go(func() {
@@ -272,7 +274,8 @@ func copyLog(ctx context.Context, path, to string) error {
 		return nil // the kubelet's to remove
 	}
 	defer func() { _ = from.Close() }()
-	if st, err := from.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := from.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		return err
 	}
 	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -54,7 +54,7 @@ func (m *Manager) startContainer(ctx context.Context, c *containerEntry) error {
 		}
 		return fmt.Errorf("start container: %w", err)
 	}
-	if err := m.reached(OpStartContainer, pointStarted); err != nil {
+	if err = m.reached(OpStartContainer, pointStarted); err != nil {
 		return err
 	}
 	err = c.mark(m.log, func(is *pod.Container) (*pod.Container, error) {

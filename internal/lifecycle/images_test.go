@@ -77,8 +77,8 @@ func (r renaming) Import(ctx context.Context, in io.Reader) ([]string, error) {
 		own := *img
 		own.ID, own.Tags = "sha256:0"+strings.TrimPrefix(id, "sha256:")[1:], nil
 		r.Images.Add(&own)
-		if err := r.Images.Remove(ctx, id); err != nil {
-			return nil, err
+		if removeErr := r.Images.Remove(ctx, id); removeErr != nil {
+			return nil, removeErr
 		}
 		ids[i] = own.ID
 	}

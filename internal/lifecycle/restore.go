@@ -127,13 +127,14 @@ func (m *Manager) RestorePod(ctx context.Context, dir string, spec *pod.SandboxS
 	md := spec.Metadata
 	var restored *pod.RestoredPod
 	err = m.within(ctx, func(ctx context.Context) error {
-		unlock, err := m.restores.Lock(ctx, fmt.Sprintf("%q %q %q %d", md.Namespace, md.Name, md.UID, md.Attempt))
-		if err != nil {
-			return err
+		unlock, lockErr := m.restores.Lock(ctx, fmt.Sprintf("%q %q %q %d", md.Namespace, md.Name, md.UID, md.Attempt))
+		if lockErr != nil {
+			return lockErr
 		}
 		defer unlock()
-		restored, err = m.restorePod(ctx, sb, containers, sources)
-		return err
+		var restoreErr error
+		restored, restoreErr = m.restorePod(ctx, sb, containers, sources)
+		return restoreErr
 	})
 	return restored, err
 }

@@ -168,7 +168,7 @@ func (n *NRI) synchronize(ctx context.Context, show adaptation.SyncCB) error {
 func (n *NRI) update(ctx context.Context, wanted []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(n.ctx, cancel)()
+	defer context.AfterFunc(n.ctx, cancel)() //nolint:contextcheck // ctx ends with n.ctx as well
 	byID := make(map[string]*api.ContainerUpdate, len(wanted))
 	for _, u := range wanted {
 		byID[u.GetContainerId()] = u

@@ -124,21 +124,22 @@ func checkArchive(t *testing.T, n *node.Node, archive, id string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || st.Mode().Perm() != 0o600 {
+	st, err := f.Stat()
+	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the archive has mode %v, %v: others may read the memory of processes", st.Mode(), err)
 	}
 	var names []string
 	for tr := tar.NewReader(f); ; {
-		hdr, err := tr.Next()
-		if errors.Is(err, io.EOF) {
+		hdr, nextErr := tr.Next()
+		if errors.Is(nextErr, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
+		if nextErr != nil {
+			t.Fatal(nextErr)
 		}
 		names = append(names, hdr.Name)
-		if data, err := io.ReadAll(tr); err != nil || !strings.Contains(hdr.Name, "/") && os.WriteFile(filepath.Join(dir, hdr.Name), data, 0o600) != nil {
-			t.Fatal(err)
+		if data, readErr := io.ReadAll(tr); readErr != nil || !strings.Contains(hdr.Name, "/") && os.WriteFile(filepath.Join(dir, hdr.Name), data, 0o600) != nil {
+			t.Fatal(hdr.Name, readErr)
 		}
 	}
 	slices.Sort(names)

@@ -53,8 +53,8 @@ func (e *Engine) Resume(ctx context.Context, key pod.Key) error {
 	if err != nil {
 		return absentIsFine(err)
 	}
-	if dir, err := os.ReadFile(filepath.Join(e.containerDir(key), captureFile)); err == nil {
-		if err := ociruntime.Settle(ctx, string(dir), settleTime); err != nil {
+	if dir, readErr := os.ReadFile(filepath.Join(e.containerDir(key), captureFile)); readErr == nil {
+		if err = ociruntime.Settle(ctx, string(dir), settleTime); err != nil {
 			return fmt.Errorf("resume container %s: %w", key.Short(), err)
 		}
 		_ = os.Remove(filepath.Join(e.containerDir(key), captureFile))

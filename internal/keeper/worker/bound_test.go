@@ -54,7 +54,7 @@ func (s *stream) take(t *testing.T, in int, text string) {
 }
 
 // disk puts the stream's log on a file system of its own, of so many KiB.
-func disk(t *testing.T, s *stream, kib int) (fill, clear func()) {
+func disk(t *testing.T, s *stream, kib int) (fill, empty func()) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("disk", dir, "tmpfs", 0, fmt.Sprintf("size=%dk", kib)); err != nil {
@@ -95,7 +95,7 @@ func numbered(from, to int) string {
 // The log goes on with whole lines when there is room, and what is missing is what was counted.
 func TestFullDiskIsWaitedForAndThenDropsLines(t *testing.T) {
 	s, in, reopen := fixture(t)
-	fill, clear := disk(t, s, 256)
+	fill, empty := disk(t, s, 256)
 	s.log.bounds.FullWait = 50 * time.Millisecond
 	s.take(t, in, numbered(0, 1000))
 	fill()
@@ -105,7 +105,7 @@ func TestFullDiskIsWaitedForAndThenDropsLines(t *testing.T) {
 		t.Errorf("the output was held up for %v, want the %v of the bound, once", took, s.log.bounds.FullWait)
 	}
 	reopen()
-	clear()
+	empty()
 	s.take(t, in, numbered(9000, 10000))
 	checkNumbered(t, s, numbered(0, 10000))
 	if s.st.droppedBytes() == 0 {
@@ -137,12 +137,12 @@ func checkNumbered(t *testing.T, s *stream, text string) {
 // A line of which the beginning is in the log when the disk is full ends there; the next begins anew.
 func TestLongLineThatIsCutIsEnded(t *testing.T) {
 	s, in, _ := fixture(t)
-	fill, clear := disk(t, s, 256)
+	fill, empty := disk(t, s, 256)
 	s.log.bounds.FullWait = time.Millisecond
 	s.take(t, in, "before\n"+strings.Repeat("a", 40<<10))
 	fill()
 	s.take(t, in, strings.Repeat("b", 60<<10))
-	clear()
+	empty()
 	s.take(t, in, strings.Repeat("c", 40<<10)+"\nafter\n")
 	got := s.lines(t)
 	if len(got) != 3 || got[0] != "before" || got[2] != "after" {
