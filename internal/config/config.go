@@ -36,6 +36,7 @@ type Options struct {
 	NRI       NRI       `toml:"nri"`
 	Logs      Logs      `toml:"container_logs"`
 	Classes   Classes   `toml:"resource_classes"`
+	SELinux   SELinux   `toml:"selinux"`
 	Streaming Streaming `toml:"streaming"`
 	Metrics   Metrics   `toml:"metrics"`
 }
@@ -136,6 +137,11 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// SELinux is about labels of processes and files.
+type SELinux struct {
+	Enabled bool `toml:"enabled" comment:"Label pods where the kernel has SELinux and its policy has labels of containers. false: pods that ask for a label are refused."`
+}
+
 // Classes are of resources that pods ask for by annotation.
 type Classes struct {
 	BlockIO string `toml:"blockio_file" comment:"Classes of block I/O, as github.com/intel/goresctrl reads them; empty: there are none, and pods that ask for one are refused."`
@@ -184,6 +190,7 @@ func Default() Options {
 				Subnets: []string{bridge.DefaultSubnet4, bridge.DefaultSubnet6},
 			},
 		},
+		SELinux: SELinux{Enabled: true},
 		NRI: NRI{
 			Enabled: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", ConfigDir: "/etc/nri/conf.d",
 			RegistrationTimeout: Duration(5 * time.Second), RequestTimeout: Duration(2 * time.Second),

@@ -142,6 +142,8 @@ func serverOptions() []option {
 			func(o *Options) value { return text{&o.Classes.BlockIO} }, func(o *Options) error { return optional(o.Classes.BlockIO, absolute) }},
 		{"resource_classes.rdt_file", "rdt-file", "FILE", "classes of Intel RDT that pods may ask for (default those that are in resctrl)",
 			func(o *Options) value { return text{&o.Classes.RDT} }, func(o *Options) error { return optional(o.Classes.RDT, absolute) }},
+		{"selinux.enabled", "selinux", "BOOL", "label pods where the kernel has SELinux and its policy has labels of containers",
+			func(o *Options) value { return truth{&o.SELinux.Enabled} }, nil},
 		{"streaming.listen", "streaming-listen", "HOST:PORT", "address of exec, attach and port-forward",
 			func(o *Options) value { return text{&o.Streaming.Listen} }, func(o *Options) error { return hostPort(o.Streaming.Listen) }},
 		{"streaming.tls_cert", "streaming-tls-cert", "FILE", "certificate of the streaming address; needs --streaming-tls-key (default plain HTTP)",

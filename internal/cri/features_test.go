@@ -41,10 +41,10 @@ at what becomes of it, and fail where nothing does without a reason. The same ho
 
 // nodeNotes say what the node must have for a field, by the end of the field's name.
 var nodeNotes = map[string]string{
-	"selinux_options.user":          "Unimplemented where the kernel has SELinux, without effect elsewhere",
-	"selinux_options.role":          "Unimplemented where the kernel has SELinux, without effect elsewhere",
-	"selinux_options.type":          "Unimplemented where the kernel has SELinux, without effect elsewhere",
-	"selinux_options.level":         "Unimplemented where the kernel has SELinux, without effect elsewhere",
+	"selinux_options.user":          "FailedPrecondition where the kernel has no SELinux, but for spc_t",
+	"selinux_options.role":          "FailedPrecondition where the kernel has no SELinux, but for spc_t",
+	"selinux_options.type":          "FailedPrecondition where the kernel has no SELinux, but for spc_t",
+	"selinux_options.level":         "FailedPrecondition where the kernel has no SELinux, but for spc_t",
 	"apparmor.profile_type":         "a local profile is InvalidArgument where the kernel has no AppArmor",
 	"apparmor_profile":              "a local profile is InvalidArgument where the kernel has no AppArmor",
 	"resources.unified":             "InvalidArgument on cgroup v1",

@@ -24,6 +24,7 @@ import (
 	"gantry/internal/pod"
 	"gantry/internal/projquota"
 	"gantry/internal/resclass"
+	"gantry/internal/selabel"
 	"gantry/internal/stats"
 	"gantry/internal/store"
 )
@@ -249,7 +250,8 @@ func (s *server) nativeEngine(k *keeper.Client, images *image.Store) (*native.En
 		traced = &tracedKeeper{k, s.traces}
 	}
 	return native.New(native.Options{
-		Keeper: traced, Rootfs: images, Changes: images, Classes: classes, Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
+		Keeper: traced, Rootfs: images, Changes: images, Classes: classes,
+		Labels: selabel.Node(s.opts.SELinux.Enabled), Runtimes: runtimesOf(s.opts), DefaultRuntime: s.opts.Runtime.Default,
 		StateDir: filepath.Join(s.opts.State, "native"), NetNSDir: s.opts.Network.NetNSDir,
 		CgroupDriver: driver, PauseBinary: s.opts.Keeper.Binary, CDISpecDirs: s.opts.Runtime.CDIDirs, Hook: s.points.Reached,
 	})

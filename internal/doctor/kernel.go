@@ -162,7 +162,7 @@ func checkLSM(_ context.Context, n *node) []Finding {
 		on = append(on, "SELinux, permissive")
 	}
 	if len(on) == 0 {
-		return one(OK, "neither AppArmor nor SELinux is active: profiles of pods are refused or ignored as the CRI says", "")
+		return one(OK, "neither AppArmor nor SELinux is active: pods that name a profile of the node's, or a label, are refused", "")
 	}
 	return one(OK, strings.Join(on, "; "), "")
 }

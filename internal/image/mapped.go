@@ -22,8 +22,8 @@ func (s *Store) MapsIDs(userns string) error { return idmap.Check(s.dir(layersDi
 
 // mountMapped mounts the layers over a view of them with mapped ids; overlayfs keeps that view, so it
 // need not stay. What the container writes belongs to its ids on the node and is not mapped.
-func (s *Store) mountMapped(key string, info *rootInfo, ns netns.Spec) (err error) {
-	dir := s.containerDir(key)
+func (s *Store) mountMapped(of *Mount, info *rootInfo) (err error) {
+	dir, ns := s.containerDir(of.Key), of.IDs
 	if err = chownMapped(filepath.Join(dir, "upper"), ns); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (s *Store) mountMapped(key string, info *rootInfo, ns netns.Spec) (err erro
 	}
 	defer func() { err = errors.Join(err, unmountAll(view)) }()
 	s.opts.Hook("rootfs/view mounted")
-	m := newOverlay("..", info)
+	m := newOverlay("..", info, of.Label)
 	if err = mountIn(view, m.mount); err != nil {
 		return fmt.Errorf("mount overlay of %d layers with mapped ids: %w", len(info.Layers), err)
 	}

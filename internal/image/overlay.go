@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount mounts the layers of the container key at its rootfs, with its writable layer if it has one. All
+// mount mounts the layers of the container at its rootfs, with its writable layer if it has one. All
 // paths are given relative to the layers' directory, from a thread that has a working directory of its
 // own: neither the root's length nor the characters in it matter.
-func (s *Store) mount(key string, info *rootInfo) error {
-	m := newOverlay(filepath.Join("..", containersDir, key), info)
+func (s *Store) mount(of *Mount, info *rootInfo) error {
+	m := newOverlay(filepath.Join("..", containersDir, of.Key), info, of.Label)
 	if err := mountIn(s.dir(layersDir), m.mount); err != nil {
 		return fmt.Errorf("mount overlay of %d layers: %w", len(info.Layers), err)
 	}
@@ -45,10 +45,11 @@ type overlay struct {
 	dir    string   // of the container
 	// readOnly says that nothing may be written: "upper" is then the uppermost of the lowers.
 	readOnly bool
+	label    string // of SELinux; "" is the files' own
 }
 
-func newOverlay(dir string, info *rootInfo) *overlay {
-	m := &overlay{dir: dir, readOnly: info.Volume}
+func newOverlay(dir string, info *rootInfo, label string) *overlay {
+	m := &overlay{dir: dir, readOnly: info.Volume, label: label}
 	if m.readOnly {
 		m.lowers = append(m.lowers, filepath.Join(dir, "upper"))
 	}
@@ -96,6 +97,9 @@ func (m *overlay) mountByDescriptor() error {
 		set("upperdir", filepath.Join(m.dir, "upper"))
 		set("workdir", filepath.Join(m.dir, "work"))
 	}
+	if m.label != "" {
+		set("context", m.label)
+	}
 	if err != nil {
 		return err
 	}
@@ -112,6 +116,15 @@ func (m *overlay) mountByDescriptor() error {
 
 // mountByOptions uses mount(2), whose options must fit in one page.
 func (m *overlay) mountByOptions() error {
+	data := m.options()
+	if len(data) >= unix.Getpagesize() {
+		return fmt.Errorf("%d layers do not fit in the mount options of this kernel: %w", len(m.lowers), unix.E2BIG)
+	}
+	return unix.Mount("overlay", filepath.Join(m.dir, "rootfs"), "overlay", 0, data)
+}
+
+// options are those of mount(2). A label has commas, and SELinux takes it in quotes before overlayfs reads the rest.
+func (m *overlay) options() string {
 	quote := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace
 	lowers := make([]string, len(m.lowers))
 	for i, l := range m.lowers {
@@ -121,8 +134,8 @@ func (m *overlay) mountByOptions() error {
 	if !m.readOnly {
 		data += ",upperdir=" + quote(filepath.Join(m.dir, "upper")) + ",workdir=" + quote(filepath.Join(m.dir, "work"))
 	}
-	if len(data) >= unix.Getpagesize() {
-		return fmt.Errorf("%d layers do not fit in the mount options of this kernel: %w", len(lowers), unix.E2BIG)
+	if m.label != "" {
+		data += `,context="` + m.label + `"`
 	}
-	return unix.Mount("overlay", filepath.Join(m.dir, "rootfs"), "overlay", 0, data)
+	return data
 }

@@ -46,6 +46,8 @@ type Mount struct {
 	// IDs, if they have a user namespace, is the pinned one in which files are to belong to the same ids
 	// as they do without one.
 	IDs netns.Spec
+	// Label is the SELinux label of every file; "" leaves them their own.
+	Label string
 
 	// fill puts something into the writable layer before it is mounted; nil leaves it empty.
 	fill func(upper string, layers []layerRecord) error
@@ -102,9 +104,9 @@ func (s *Store) prepare(m *Mount) (_ string, err error) {
 		}
 	}
 	if m.IDs.User == "" {
-		err = s.mount(m.Key, info)
+		err = s.mount(m, info)
 	} else {
-		err = s.mountMapped(m.Key, info, m.IDs)
+		err = s.mountMapped(m, info)
 	}
 	s.opts.Hook("rootfs/mounted")
 	return root, err

@@ -90,7 +90,7 @@ func TestMountByOptionsForOldKernels(t *testing.T) {
 		if err := s.makeContainer(key, info); err != nil {
 			t.Fatal(err)
 		}
-		m = newOverlay(filepath.Join("..", containersDir, key), info)
+		m = newOverlay(filepath.Join("..", containersDir, key), info, "")
 		if err := mountIn(s.dir(layersDir), m.mountByOptions); err != nil {
 			t.Fatal(err)
 		}

@@ -58,9 +58,6 @@ func refuseAdjustment(a *pod.Adjustment, node *Node) error {
 		}
 	}
 	for _, m := range a.Mounts {
-		if node.SELinux && slices.Contains(m.Options, relabel) {
-			return fmt.Errorf("NRI adjustment mounts: %s: option %q: %w", m.Destination, relabel, errdefs.ErrNotImplemented)
-		}
 		if !path.IsAbs(m.Destination) {
 			return fmt.Errorf("NRI adjustment mounts: %q is not an absolute path: %w", m.Destination, errdefs.ErrInvalidArgument)
 		}
@@ -68,8 +65,9 @@ func refuseAdjustment(a *pod.Adjustment, node *Node) error {
 	return nil
 }
 
-// relabel is an option that NRI has beside those of mount(8): it means nothing without SELinux.
-const relabel = "relabel"
+// Relabel is an option that NRI has beside those of mount(8): the source's files get the container's SELinux label,
+// which is the engine's to do.
+const Relabel = "relabel"
 
 // accepts says whether version, such as 1.0.2, is 1.minor or later.
 func accepts(version string, minor int) bool {
@@ -84,7 +82,7 @@ func adjustMounts(s *specs.Spec, a *pod.Adjustment) {
 			slices.ContainsFunc(a.Mounts, func(n pod.MountPoint) bool { return n.Destination == m.Destination })
 	})
 	for _, m := range a.Mounts {
-		options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == relabel })
+		options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == Relabel })
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: options})
 		for _, p := range []pod.Propagation{pod.PropagationHostToContainer, pod.PropagationBidirectional} {
 			if slices.Contains(options, string(p)) {

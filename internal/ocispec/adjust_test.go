@@ -101,9 +101,6 @@ func TestAdjust(t *testing.T) {
 			t.Errorf("not so: %s\n%s", what, text(t, s))
 		}
 	}
-	if err := ocispec.Adjust(before(), adjusted(), &ocispec.Node{OCIVersion: "1.3.0", SELinux: true}); !errdefs.IsNotImplemented(err) {
-		t.Errorf("to relabel under SELinux: %v", err)
-	}
 }
 
 // Every limit that only plugins ask for changes what the runtime is told, or is refused by its name.

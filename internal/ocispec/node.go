@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-
-	"github.com/opencontainers/selinux/go-selinux"
 )
 
 // NodeFacts finds out what the machine allows this process to give to containers. What depends on
@@ -20,7 +18,7 @@ func NodeFacts() (Node, error) {
 	if err != nil {
 		return Node{}, fmt.Errorf("oom_score_adj of this process: %w", err)
 	}
-	n := Node{Bounding: bounding(status), SELinux: selinux.GetEnabled()}
+	n := Node{Bounding: bounding(status)}
 	if n.OOMScoreAdj, err = strconv.Atoi(string(bytes.TrimSpace(score))); err != nil {
 		return Node{}, fmt.Errorf("oom_score_adj of this process: %w", err)
 	}

@@ -39,6 +39,9 @@ func process(r *Request) (*specs.Process, error) {
 		OOMScoreAdj:     &score,
 		ApparmorProfile: apparmorProfile(&r.Container.Security, &r.Node),
 	}
+	if !r.Container.Security.Privileged {
+		p.SelinuxLabel = r.ProcessLabel
+	}
 	return p, nil
 }
 

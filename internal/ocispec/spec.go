@@ -31,6 +31,9 @@ type Request struct {
 	Mounts      []pod.Mount // from ResolveMounts; mapped ids are the engine's to mount and to take away
 	Devices     []Device    // from ResolveDevices
 	Node        Node
+	// ProcessLabel and MountLabel are of SELinux; "" is none. A privileged container's process has none.
+	ProcessLabel string
+	MountLabel   string
 }
 
 // Namespaces are the paths of namespaces to join. An empty Net, IPC or UTS is the node's.
@@ -66,7 +69,6 @@ type Node struct {
 	RecursiveReadOnly bool // mount option "rro"
 	AppArmor          bool
 	DefaultProfile    string // of AppArmor, loaded; "" where there is none
-	SELinux           bool
 }
 
 // Build returns the OCI spec, without CDI devices: what their vendors' files say is for the engine to
@@ -113,10 +115,6 @@ func refuse(r *Request) error {
 	if err := refuseProfile(c.Security.AppArmor, &r.Node); err != nil {
 		return err
 	}
-	// On a kernel without SELinux a label means nothing: manifests that work everywhere carry them.
-	if c.Security.SELinux != nil && r.Node.SELinux {
-		return fmt.Errorf("selinux_options: %w", errdefs.ErrNotImplemented)
-	}
 	for name, unified := range c.Resources.Unified {
 		if !r.Node.CgroupV2 {
 			return fmt.Errorf("unified resource %s=%s needs cgroup v2: %w", name, unified, errdefs.ErrInvalidArgument)
@@ -148,6 +146,7 @@ func linux(r *Request) (*specs.Linux, error) {
 	}
 	l := &specs.Linux{
 		CgroupsPath: r.CgroupsPath,
+		MountLabel:  r.MountLabel,
 		Namespaces:  namespaces,
 		Resources:   resources,
 	}

@@ -133,6 +133,7 @@ func confined(r *ocispec.Request) {
 		Seccomp:  &pod.Profile{Kind: pod.ProfileUnconfined},
 	}
 	r.Node.AppArmor = true
+	r.ProcessLabel, r.MountLabel = "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"
 }
 
 func privileged(r *ocispec.Request) {
@@ -140,6 +141,7 @@ func privileged(r *ocispec.Request) {
 		Privileged: true, DropCaps: []string{"ALL"}, MaskedPaths: []string{"/proc/kcore"},
 		Seccomp: &pod.Profile{Kind: pod.ProfileRuntimeDefault},
 	}
+	r.ProcessLabel, r.MountLabel = "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"
 	r.Devices = []ocispec.Device{{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232, Mode: 0o660, GID: 104, Access: "rwm"}}
 }
 
@@ -294,9 +296,6 @@ func TestRefusedWithTheFieldsName(t *testing.T) {
 		"AppArmor that the kernel lacks": {func(r *ocispec.Request) {
 			r.Container.Security.AppArmor = &pod.Profile{Kind: pod.ProfileLocalhost, Ref: "web"}
 		}, errdefs.IsInvalidArgument, "apparmor"},
-		"SELinux label on a node that has it": {func(r *ocispec.Request) {
-			r.Node.SELinux, r.Container.Security.SELinux = true, &pod.SELinux{Type: "spc_t"}
-		}, errdefs.IsNotImplemented, "selinux_options"},
 		"unified on v1": {func(r *ocispec.Request) {
 			r.Node.CgroupV2, r.Container.Resources.Unified = false, map[string]string{"memory.high": "1"}
 		}, errdefs.IsInvalidArgument, "memory.high"},
@@ -334,14 +333,13 @@ func TestAcceptedWithoutEffect(t *testing.T) {
 	r := request()
 	r.Node.LimitsHugepages = false
 	r.Container.Resources.HugepageLimits = []pod.HugepageLimit{{PageSize: "2MB"}}
-	r.Container.Security.SELinux = &pod.SELinux{Type: "spc_t"}
 	r.Container.Security.AppArmor = &pod.Profile{Kind: pod.ProfileRuntimeDefault}
 	s, err := ocispec.Build(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Linux.Resources.HugepageLimits) > 0 || s.Process.SelinuxLabel != "" || s.Process.ApparmorProfile != "" {
-		t.Errorf("hugepages %v, label %q, profile %q", s.Linux.Resources.HugepageLimits, s.Process.SelinuxLabel, s.Process.ApparmorProfile)
+	if len(s.Linux.Resources.HugepageLimits) > 0 || s.Process.ApparmorProfile != "" {
+		t.Errorf("hugepages %v, profile %q", s.Linux.Resources.HugepageLimits, s.Process.ApparmorProfile)
 	}
 }
 

@@ -175,6 +175,9 @@ type SELinux struct {
 	Level string `json:"level,omitempty"`
 }
 
+// Empty says that no part of a label is named.
+func (s *SELinux) Empty() bool { return s == nil || *s == SELinux{} }
+
 // Security is the security context of a sandbox or container. Pointers distinguish "not said".
 type Security struct {
 	Privileged         bool    `json:"privileged,omitempty"`
@@ -194,6 +197,12 @@ type Security struct {
 	Seccomp         *Profile `json:"seccomp,omitempty"`  // nil: unconfined, as the CRI says
 	AppArmor        *Profile `json:"apparmor,omitempty"` // nil: the engine's default
 	SELinux         *SELinux `json:"selinux,omitempty"`
+}
+
+// DemandsSELinux says whether the label bounds the process, so that it may not run without one. Privileged processes
+// have none, and spc_t is the type of those that nothing confines: manifests that work on every node name it.
+func (s *Security) DemandsSELinux() bool {
+	return !s.SELinux.Empty() && !s.Privileged && s.SELinux.Type != "spc_t"
 }
 
 // Reasons a container ended, as the kubelet and kubectl show them.

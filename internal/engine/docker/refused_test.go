@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,6 +109,42 @@ func TestRefused(t *testing.T) {
 	}
 	if string(want) != doc.String() {
 		t.Errorf("%s is not what the code does; run this test with -update", fieldsDoc)
+	}
+}
+
+func TestLabelsOfSELinux(t *testing.T) {
+	for rule, tt := range map[string]struct {
+		security pod.Security
+		daemon   []string
+		want     string // "" is none
+		refused  bool
+	}{
+		"where the daemon labels":         {pod.Security{SELinux: &pod.SELinux{Type: "t", Level: "s0:c1,c2"}}, []string{"name=selinux"}, "label=type:t label=level:s0:c1,c2", false},
+		"an empty one":                    {pod.Security{SELinux: &pod.SELinux{}}, []string{"name=selinux"}, "", false},
+		"where the daemon labels nothing": {pod.Security{SELinux: &pod.SELinux{Type: "t"}}, nil, "", true},
+		"what nothing confines":           {pod.Security{SELinux: &pod.SELinux{Type: "spc_t"}}, nil, "", false},
+	} {
+		n, err := docker.NewNode(system.Info{CgroupDriver: "cgroupfs", SecurityOptions: tt.daemon}, "1.56")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := request()
+		r.Spec.Security = tt.security
+		asked, err := n.Container(r)
+		if errdefs.IsFailedPrecondition(err) != tt.refused || err != nil && !tt.refused {
+			t.Errorf("%s: %v", rule, err)
+		}
+		if tt.refused {
+			continue
+		}
+		labels := slices.DeleteFunc(asked.HostConfig.SecurityOpt, func(o string) bool { return !strings.HasPrefix(o, "label=") })
+		if got := strings.Join(labels, " "); got != tt.want {
+			t.Errorf("%s: %q", rule, got)
+		}
+		r.Sandbox.Spec.Security = tt.security
+		if _, err = n.Pause(&r.Sandbox.Spec); err != nil {
+			t.Errorf("%s: pod: %v", rule, err)
+		}
 	}
 }
 

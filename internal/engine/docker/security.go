@@ -50,7 +50,11 @@ func (n *node) securityOpts(s *pod.Security) ([]string, error) {
 		return nil, err
 	}
 	opts := append(seccomp, apparmor...)
-	opts = append(opts, n.selinuxOpts(s.SELinux)...)
+	labels, err := n.selinuxOpts(s)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, labels...)
 	if s.NoNewPrivileges {
 		opts = append(opts, "no-new-privileges")
 	}
@@ -59,7 +63,8 @@ func (n *node) securityOpts(s *pod.Security) ([]string, error) {
 
 // sandboxSecurity is that of the pause container, which never needs more than Docker's defaults.
 func (n *node) sandboxSecurity(s *pod.Security) ([]string, error) {
-	return append(n.selinuxOpts(s.SELinux), "no-new-privileges"), nil
+	labels, err := n.selinuxOpts(s)
+	return append(labels, "no-new-privileges"), err
 }
 
 func seccompOpt(p *pod.Profile) ([]string, error) {
@@ -106,10 +111,14 @@ func (n *node) apparmorOpt(p *pod.Profile) ([]string, error) {
 	return nil, fmt.Errorf("apparmor profile kind %q: %w", p.Kind, errdefs.ErrInvalidArgument)
 }
 
-// selinuxOpts is nothing where the daemon does not label: manifests that work everywhere carry labels.
-func (n *node) selinuxOpts(s *pod.SELinux) []string {
-	if s == nil || !n.selinux {
-		return nil
+// selinuxOpts is nothing where the daemon does not label and the pod does not depend on it.
+func (n *node) selinuxOpts(sec *pod.Security) ([]string, error) {
+	s := sec.SELinux
+	switch {
+	case !n.selinux && sec.DemandsSELinux():
+		return nil, fmt.Errorf("selinux_options: docker labels nothing here (selinux-enabled): %w", errdefs.ErrFailedPrecondition)
+	case s.Empty() || !n.selinux:
+		return nil, nil
 	}
 	var opts []string
 	for _, part := range []struct{ name, value string }{{"user", s.User}, {"role", s.Role}, {"type", s.Type}, {"level", s.Level}} {
@@ -117,5 +126,5 @@ func (n *node) selinuxOpts(s *pod.SELinux) []string {
 			opts = append(opts, "label="+part.name+":"+part.value)
 		}
 	}
-	return opts
+	return opts, nil
 }

@@ -155,8 +155,7 @@ func (e *Engine) captureRootfs(ctx context.Context, key pod.Key, dir string) err
 }
 
 // containerRootfs prepares the root file system from the image, and what a checkpoint has changed in it.
-func (e *Engine) containerRootfs(ctx context.Context, req *engine.Create, sandbox *sandboxRecord) (string, error) {
-	m := image.Mount{Key: string(req.Spec.Key), Image: req.Image.ID, IDs: sandbox.Namespaces}
+func (e *Engine) containerRootfs(ctx context.Context, req *engine.Create, m image.Mount) (string, error) {
 	if req.Restore == nil {
 		return e.opts.Rootfs.Prepare(ctx, m)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/engine"
+	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/ociruntime"
 	"gantry/internal/ocispec"
@@ -82,6 +83,9 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		ID: string(c.Key), StopSignal: req.Image.Config.StopSignal,
 	}}
 	if r.Created.CgroupPath, err = e.cgroupOf(req, sandbox); err != nil {
+		return engine.Created{}, err
+	}
+	if r.Labels, err = e.labels.Container(c.Key, &c.Security, sandbox.Labels); err != nil {
 		return engine.Created{}, err
 	}
 	// The runtime has its own copies of them once it has created the container.
@@ -163,21 +167,26 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		return nil, err
 	}
 	// Before the root file system: cheap, and the likeliest of the client's mistakes.
-	mounts, err := resolveMounts(ctx, c.Mounts)
+	mounts, err := within(ctx, "look at the sources of mounts", func() ([]pod.Mount, error) { return ocispec.ResolveMounts(c.Mounts) })
 	if err != nil {
+		return nil, err
+	}
+	if err = e.relabel(ctx, req, mounts, r.Labels); err != nil {
 		return nil, err
 	}
 	if err = e.mapMounts(c.Key, mounts, sandbox.Namespaces); err != nil {
 		return nil, err
 	}
-	if err = e.mountImages(ctx, c.Key, mounts, sandbox.Namespaces); err != nil {
+	if err = e.mountImages(ctx, image.Mount{Key: string(c.Key), IDs: sandbox.Namespaces, Label: r.Labels.Mount}, mounts); err != nil {
 		return nil, err
 	}
 	devices, err := ocispec.ResolveDevices(c)
 	if err != nil {
 		return nil, err
 	}
-	rootfs, err := e.containerRootfs(ctx, req, sandbox)
+	rootfs, err := e.containerRootfs(ctx, req, image.Mount{
+		Key: string(c.Key), Image: req.Image.ID, IDs: sandbox.Namespaces, Label: r.Labels.Mount,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +219,7 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 			ResolvConf: req.Files.ResolvConf, Hosts: req.Files.Hosts, Hostname: req.Files.Hostname, Shm: shm,
 		},
 		User: user, Mounts: mounts, Devices: devices, Node: node,
+		ProcessLabel: r.Labels.Process, MountLabel: r.Labels.Mount,
 	})
 	if err != nil {
 		return nil, err
@@ -224,26 +234,6 @@ func (e *Engine) spec(ctx context.Context, req *engine.Create, sandbox *sandboxR
 		return nil, err
 	}
 	return spec, ocispec.Adjust(spec, req.Adjust, &node)
-}
-
-// resolveMounts looks at the sources of mounts. One may lie on a file system that does not answer, and
-// nothing ends a call that waits for that: it is left alone when ctx ends.
-func resolveMounts(ctx context.Context, mounts []pod.Mount) ([]pod.Mount, error) {
-	type answer struct {
-		mounts []pod.Mount
-		err    error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		resolved, err := ocispec.ResolveMounts(mounts)
-		done <- answer{resolved, err}
-	}()
-	select {
-	case a := <-done:
-		return a.mounts, a.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("look at the sources of mounts: %w", context.Cause(ctx))
-	}
 }
 
 // pidNamespace is the path of the PID namespace to join, "" for one of the container's own or the node's.
@@ -356,6 +346,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.containerDir(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
+	e.labels.Release(key)
 	return nil
 }
 

@@ -37,6 +37,7 @@ import (
 	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 	"gantry/internal/resclass"
+	"gantry/internal/selabel"
 )
 
 // Keeper is what the engine needs of gantry-keeper: the processes of containers.
@@ -81,7 +82,7 @@ type Changes interface {
 	PrepareFrom(ctx context.Context, m image.Mount, diff io.Reader, deleted []string) (path string, err error)
 }
 
-// Options are what the engine is made of. All are needed but Changes, Classes, CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
+// Options are what the engine is made of. All are needed but Changes, Classes, Labels, CgroupRoot, CDISpecDirs, Hook and Runtimes' Args.
 type Options struct {
 	Keeper Keeper
 	Rootfs Rootfs
@@ -89,6 +90,8 @@ type Options struct {
 	Changes Changes
 	// Classes are those of block I/O and RDT; nil refuses them.
 	Classes *resclass.Classes
+	// Labels are those of SELinux that the node's policy has; the zero value is none.
+	Labels selabel.Policy
 	// Runtimes are the OCI runtimes by handler; Args are global arguments of the operator's.
 	Runtimes       map[string]ociruntime.Runtime
 	DefaultRuntime string // the handler of pods that name none
@@ -117,6 +120,7 @@ type Engine struct {
 	probed map[string]probe // by binary; guarded by mu
 
 	ids     claims
+	labels  *selabel.Book
 	mapsIDs func() error // why pods can have no user namespaces here; asked once
 }
 
@@ -150,7 +154,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: o, cgroups: cgroups, probed: make(map[string]probe)}
+	e := &Engine{opts: o, cgroups: cgroups, probed: make(map[string]probe), labels: selabel.New(o.Labels)}
 	if err = e.SetRuntimes(o.Runtimes, o.DefaultRuntime); err != nil {
 		return nil, err
 	}
@@ -166,7 +170,7 @@ func New(o Options) (*Engine, error) {
 		}
 	}
 	e.mapsIDs = sync.OnceValue(e.tryUserNamespace)
-	if err := e.readClaims(); err != nil {
+	if err := errors.Join(e.readClaims(), e.recoverLabels()); err != nil {
 		return nil, err
 	}
 	return e, netns.Share(o.NetNSDir)

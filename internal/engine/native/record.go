@@ -15,6 +15,7 @@ import (
 	"gantry/internal/keeper"
 	"gantry/internal/netns"
 	"gantry/internal/pod"
+	"gantry/internal/selabel"
 )
 
 const (
@@ -34,6 +35,8 @@ type sandboxRecord struct {
 	OwnCgroup   bool   `json:"ownCgroup,omitempty"`
 	NamedCgroup bool   `json:"namedCgroup,omitempty"`
 	Pause       bool   `json:"pause,omitempty"`
+	// Labels are the pod's of SELinux.
+	Labels selabel.Labels `json:"labels,omitzero"`
 }
 
 func (r *sandboxRecord) made(key pod.Key) engine.Made {
@@ -49,7 +52,8 @@ type containerRecord struct {
 	Handler string          `json:"handler,omitempty"`
 	UserNS  bool            `json:"userns,omitempty"`
 	// Restored says that the container has no process before its start.
-	Restored bool `json:"restored,omitempty"`
+	Restored bool           `json:"restored,omitempty"`
+	Labels   selabel.Labels `json:"labels,omitzero"`
 }
 
 func (e *Engine) readSandbox(key pod.Key) (*sandboxRecord, error) {

@@ -96,7 +96,11 @@ func (e *Engine) plan(spec *pod.SandboxSpec) (*sandboxRecord, error) {
 
 func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sandboxRecord) error {
 	dir := e.sandboxDir(spec.Key)
-	if err := e.ids.claim(spec.Key, r.Namespaces); err != nil {
+	err := e.ids.claim(spec.Key, r.Namespaces)
+	if err != nil {
+		return err
+	}
+	if r.Labels, err = e.labels.Pod(spec.Key, &spec.Security); err != nil {
 		return err
 	}
 	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
@@ -108,7 +112,7 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 		ns.Sysctls = withDefaults(ns.Sysctls)
 	}
 	if r.Namespaces.IPC != "" {
-		if err := mountShm(filepath.Join(dir, "shm"), rootOf(ns)); err != nil {
+		if err := mountShm(filepath.Join(dir, "shm"), rootOf(ns), r.Labels.Mount); err != nil {
 			return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 		}
 	}
@@ -138,11 +142,14 @@ func withDefaults(asked map[string]string) map[string]string {
 	return all
 }
 
-func mountShm(dir string, owner ocispec.Owner) error {
+func mountShm(dir string, owner ocispec.Owner, label string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	options := fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, owner.UID, owner.GID)
+	if label != "" {
+		options += `,context="` + label + `"`
+	}
 	return unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
 }
 
@@ -221,6 +228,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.sandboxDir(key)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
+	e.labels.Release(key)
 	return nil
 }
 

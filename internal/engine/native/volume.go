@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"gantry/internal/image"
-	"gantry/internal/netns"
 	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 )
@@ -23,16 +22,16 @@ func volumeOwner(key string) pod.Key {
 	return pod.Key(owner)
 }
 
-// mountImages prepares the images among mounts and makes mounts name their directories. As Kubernetes
-// documents image volumes, nothing in them can be changed or executed.
-func (e *Engine) mountImages(ctx context.Context, key pod.Key, mounts []pod.Mount, ns netns.Spec) error {
+// mountImages prepares the images among mounts, of the container with this root file system, and makes mounts
+// name their directories. As Kubernetes documents image volumes, nothing in them can be changed or executed.
+func (e *Engine) mountImages(ctx context.Context, of image.Mount, mounts []pod.Mount) error {
 	for i := range mounts {
 		m := &mounts[i]
 		if m.Image == "" {
 			continue
 		}
 		root, err := e.opts.Rootfs.Prepare(ctx, image.Mount{
-			Key: string(key) + volumeMark + strconv.Itoa(i), Image: m.Image, Volume: true, IDs: ns,
+			Key: of.Key + volumeMark + strconv.Itoa(i), Image: m.Image, Volume: true, IDs: of.IDs, Label: of.Label,
 		})
 		if err != nil {
 			return fmt.Errorf("mount %s: image %s: %w", m.ContainerPath, m.Image, err)
