@@ -253,6 +253,17 @@ type Stater interface {
 	Stats(ctx context.Context, key pod.Key) (*pod.Stats, error)
 }
 
+// Heir is an optional power: pods that another runtime of Kubernetes has left where the engine keeps
+// its own.
+type Heir interface {
+	// Foreign returns what was left and not taken over, as its labels tell it, in the state that it has.
+	// The key of each is its id.
+	Foreign(ctx context.Context) ([]*pod.Sandbox, []*pod.Container, error)
+	// TakeOver makes what Foreign gave under the keys the engine's own until it is removed: all other
+	// calls but Start then know it. It is repeated after every start.
+	TakeOver(keys ...pod.Key)
+}
+
 // Pauser is an optional power: containers that do not run for a while.
 type Pauser interface {
 	// Pause freezes all processes of a running container; one that is paused is no error.

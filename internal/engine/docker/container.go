@@ -70,6 +70,9 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 	if err != nil {
 		return engine.Started{}, err
 	}
+	if e.heirlooms.has(key) {
+		return engine.Started{}, fmt.Errorf("container %s is of an earlier runtime: %w", key.Short(), errdefs.ErrFailedPrecondition)
+	}
 	if !is.started {
 		if err = e.opts.Logs.Follow(ctx, key, is.id); err != nil {
 			return engine.Started{}, fmt.Errorf("log of the container: %w", err)
@@ -179,5 +182,8 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 
 // ReopenLog implements engine.LogReopener.
 func (e *Engine) ReopenLog(ctx context.Context, key pod.Key) error {
+	if e.heirlooms.has(key) { // its log is a link to Docker's own
+		return nil
+	}
 	return e.opts.Logs.Reopen(ctx, key)
 }

@@ -51,12 +51,13 @@ type TLS struct {
 
 // Engine is the Docker engine.
 type Engine struct {
-	opts    Options
-	log     *slog.Logger
-	daemon  *daemon
-	cgroups *cgroup.FS
-	objects objects
-	known   atomic.Pointer[node] // nil until the daemon was asked
+	opts      Options
+	log       *slog.Logger
+	daemon    *daemon
+	cgroups   *cgroup.FS
+	objects   objects
+	heirlooms heirlooms
+	known     atomic.Pointer[node] // nil until the daemon was asked
 
 	accounts accounts
 
@@ -66,6 +67,7 @@ type Engine struct {
 var (
 	_ engine.Engine      = (*Engine)(nil)
 	_ engine.LogReopener = (*Engine)(nil)
+	_ engine.Heir        = (*Engine)(nil)
 )
 
 // undoTime bounds the undoing of a failed step, which the caller cannot cancel.
@@ -84,7 +86,10 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)}, accounts: accounts{byImage: make(map[string]accountFiles)}}
+	e := &Engine{
+		opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)},
+		heirlooms: heirlooms{all: make(map[pod.Key]bool)}, accounts: accounts{byImage: make(map[string]accountFiles)},
+	}
 	return e, netns.Share(o.NetNSDir)
 }
 

@@ -85,6 +85,9 @@ func (e *Engine) find(ctx context.Context, key pod.Key) (object, error) {
 
 // idsOf asks Docker for what carries the key.
 func (e *Engine) idsOf(ctx context.Context, key pod.Key) ([]string, error) {
+	if e.heirlooms.has(key) {
+		return []string{string(key)}, nil
+	}
 	list, err := e.list(ctx, LabelKey+"="+string(key))
 	ids := make([]string, 0, len(list))
 	for i := range list {
@@ -207,5 +210,6 @@ func (e *Engine) removeAll(ctx context.Context, key pod.Key) error {
 		}
 	}
 	e.objects.drop(key)
+	e.letGo(key)
 	return nil
 }

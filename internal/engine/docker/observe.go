@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -20,16 +21,17 @@ import (
 // inspections is how many containers are looked at at once when all are listed.
 const inspections = 8
 
-// List asks Docker for everything that carries one of our keys, and looks at what runs: a list tells
+// List asks Docker for everything that carries one of our keys or was taken over, and looks at what runs: a list tells
 // no process. That happens at a start and after the event stream broke, not for clients' lists.
 func (e *Engine) List(ctx context.Context) (engine.Inventory, error) {
 	if _, err := e.node(ctx); err != nil { // it tells where cgroups are
 		return engine.Inventory{}, err
 	}
-	summaries, err := e.list(ctx, LabelKey)
+	summaries, err := e.list(ctx, labelType)
 	if err != nil {
 		return engine.Inventory{}, err
 	}
+	summaries = slices.DeleteFunc(summaries, func(s container.Summary) bool { return e.keyOf(s.ID, s.Labels) == "" })
 	infos := make([]*engine.ContainerInfo, len(summaries))
 	errs := make([]error, len(summaries))
 	var wg sync.WaitGroup
@@ -59,7 +61,7 @@ func (e *Engine) List(ctx context.Context) (engine.Inventory, error) {
 
 // look makes a container's state out of its line in a list, and what the list does not say.
 func (e *Engine) look(ctx context.Context, s *container.Summary) (*engine.ContainerInfo, error) {
-	key := pod.Key(s.Labels[LabelKey])
+	key := e.keyOf(s.ID, s.Labels)
 	if is, ok := e.objects.get(key); ok && is.exit != nil && is.id == s.ID {
 		return &engine.ContainerInfo{Key: key, ID: s.ID, State: pod.ContainerExited, CgroupPath: is.cgroup, Exit: is.exit}, nil
 	}
@@ -73,7 +75,7 @@ func (e *Engine) look(ctx context.Context, s *container.Summary) (*engine.Contai
 	if info.State == pod.ContainerRunning {
 		info.Pid = c.State.Pid
 	}
-	if s.Labels[labelType] != typeSandbox && is.started {
+	if s.Labels[labelType] != typeSandbox && is.started && !e.heirlooms.has(key) {
 		if err := e.opts.Logs.Follow(ctx, key, c.ID); err != nil {
 			e.log.Warn("the log of a container is not followed", "container", key, "error", err)
 		}
@@ -151,7 +153,7 @@ func (e *Engine) Watch(ctx context.Context) (<-chan engine.Event, error) {
 // stream opens Docker's events about what is ours, from this moment on: Docker answers a moment before
 // it begins to listen, and repeats what happened between.
 func (e *Engine) stream(ctx context.Context) (client.EventsResult, error) {
-	filters := make(client.Filters).Add("type", string(events.ContainerEventType)).Add("label", LabelKey).
+	filters := make(client.Filters).Add("type", string(events.ContainerEventType)).Add("label", labelType).
 		Add("event", string(events.ActionDie), string(events.ActionOOM))
 	since := time.Now().Format(time.RFC3339Nano)
 	if err := e.daemon.check(ctx); err != nil {
@@ -201,7 +203,7 @@ func (w *watcher) run(ctx context.Context, stream client.EventsResult, inv engin
 
 // message handles one event of Docker's and says whether to go on.
 func (w *watcher) message(ctx context.Context, m *events.Message) bool {
-	key := pod.Key(m.Actor.Attributes[LabelKey])
+	key := w.engine.keyOf(m.Actor.ID, m.Actor.Attributes)
 	if key == "" {
 		return true
 	}
