@@ -58,15 +58,20 @@ type Parts struct {
 	Images Images // nil where there is no native image store
 	// Plugins lists the NRI plugins that there are and were; nil where there can be none.
 	Plugins func() []nri.Plugin
+	// Foreign tells what another runtime has left; nil where there is no engine that could know.
+	Foreign func(context.Context) (Foreign, error)
 }
 
-// Handler answers GET /pulls, /plugins, /build and /debug/pprof/, and what handleImages says.
+// Handler answers GET /pulls, /plugins, /build, /foreign and /debug/pprof/, and what handleImages says.
 func Handler(p Parts) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /pulls", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Pulls.List()) })
 	mux.HandleFunc("GET /build", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Build) })
 	if p.Plugins != nil {
 		mux.HandleFunc("GET /plugins", func(w http.ResponseWriter, _ *http.Request) { answer(w, p.Plugins()) })
+	}
+	if p.Foreign != nil {
+		handleForeign(mux, p.Foreign)
 	}
 	if p.Images != nil {
 		handleImages(mux, p.Images)

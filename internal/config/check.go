@@ -195,6 +195,13 @@ func dockerURL(s string) error {
 	return hostPort(address)
 }
 
+func checkTakeOver(o *Options) error {
+	if o.Docker.TakeOver && o.Docker.Endpoint == "" {
+		return errors.New("there is no docker.endpoint to take over from")
+	}
+	return nil
+}
+
 func checkDockerTLS(o *Options) error {
 	if (o.Docker.TLSCert == "") != (o.Docker.TLSKey == "") {
 		return errors.New("a certificate and its key come together")

@@ -63,6 +63,7 @@ type Docker struct {
 	TLSKey     string `toml:"tls_key" comment:"PEM file of the certificate's key."`
 	PauseImage string `toml:"pause_image" comment:"Image of the container that holds a pod's namespaces; empty, or when it can't be pulled: the built-in one."`
 	Logs       string `toml:"logs" comment:"driver: dockerd gives output to gantry-keeper, its log driver. api: the server follows Docker's API."`
+	TakeOver   bool   `toml:"take_over" comment:"Take over the pods that cri-dockerd or dockershim left on Docker: they are shown as not ready, and the kubelet replaces them."`
 }
 
 // DefaultDocker is where Docker Engine listens unless it was told otherwise.

@@ -47,6 +47,9 @@ func AddFlags(set *pflag.FlagSet) *Flags {
 	for _, opt := range options() {
 		v := &flagValue{opt: opt, shown: opt.get(&defaults).String()}
 		set.Var(v, opt.flag, opt.usage)
+		if opt.kind == "" { // the flag alone says yes
+			set.Lookup(opt.flag).NoOptDefVal = "true"
+		}
 		f.values = append(f.values, v)
 	}
 	return f

@@ -13,7 +13,7 @@ import (
 type option struct {
 	key   string // as in the file, with dots between tables
 	flag  string // "" when it has none
-	kind  string // shown after the flag
+	kind  string // shown after the flag; "" for one that needs no value
 	usage string
 	get   func(*Options) value
 	check func(*Options) error // nil when every value is legal
@@ -198,6 +198,8 @@ func dockerOptions() []option {
 			func(o *Options) value { return text{&o.Docker.PauseImage} }, func(o *Options) error { return optional(o.Docker.PauseImage, imageRef) }},
 		{"docker.logs", "docker-logs", "WAY", "driver (gantry-keeper) or api: how output comes from Docker",
 			func(o *Options) value { return text{&o.Docker.Logs} }, func(o *Options) error { return oneOf(o.Docker.Logs, "driver", "api") }},
+		{"docker.take_over", "take-over", "", "take over the pods that cri-dockerd or dockershim left on Docker: the kubelet replaces them",
+			func(o *Options) value { return truth{&o.Docker.TakeOver} }, checkTakeOver},
 	}
 }
 

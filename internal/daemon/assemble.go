@@ -50,6 +50,9 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 	if len(o.Runtime.Paths) == 0 && o.Engine == config.EngineNative {
 		return nil, errors.New("no OCI runtime: neither crun nor runc is on PATH; install one, or name one with --runtime NAME=PATH")
 	}
+	if err := s.mayTakeOver(ctx); err != nil {
+		return nil, err
+	}
 	if o.Keeper.Binary == "" {
 		return nil, errors.New("gantry-keeper is neither beside the gantry binary nor on PATH; name it with --keeper PATH")
 	}
@@ -112,6 +115,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		StateDir:      o.State,
 		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
 		SystemdCgroup: s.systemdCgroup(ctx, p.docker),
+		TakeOver:      o.Docker.TakeOver,
 		Log:           s.log.With("component", "lifecycle"),
 		Hook:          s.reached,
 		Trace:         s.traceStep(),

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
+	"gantry/internal/admin"
 	"gantry/internal/config"
 	"gantry/internal/dockerlog"
 	"gantry/internal/engine/docker"
@@ -42,6 +44,30 @@ func (s *server) dockerEngine(k *keeper.Client) (*docker.Engine, error) {
 	}
 	s.onClose("docker", eng.Close)
 	return eng, nil
+}
+
+// mayTakeOver refuses to take over from a runtime that is at work.
+func (s *server) mayTakeOver(ctx context.Context) error {
+	if !s.opts.Docker.TakeOver {
+		return nil
+	}
+	for _, socket := range []string{"/run/cri-dockerd.sock", "/var/run/cri-dockerd.sock"} {
+		if answers(ctx, socket) {
+			return fmt.Errorf("take over: cri-dockerd answers at %s: stop it first, and cri-docker.socket where systemd has one", socket)
+		}
+	}
+	return nil
+}
+
+// foreign tells what an earlier runtime has left on Docker.
+func foreign(d *docker.Engine) func(context.Context) (admin.Foreign, error) {
+	if d == nil {
+		return nil
+	}
+	return func(ctx context.Context) (admin.Foreign, error) {
+		pods, containers, err := d.Foreign(ctx)
+		return admin.Foreign{Pods: pods, Containers: containers}, err
+	}
 }
 
 // systemdCgroup is what the kubelet is told: with Docker as the default engine its daemon decides, as

@@ -33,7 +33,7 @@ func (s *server) serve(ctx context.Context, p *parts) error {
 
 	var pulls admin.Pulls
 	build := admin.ReadBuild(admin.Build{Version: config.Version, StateDir: s.opts.State, Streaming: streams.Addr().String()})
-	if err = s.serveAdmin(ctx, admin.Handler(admin.Parts{Pulls: &pulls, Build: build, Images: p.images, Plugins: p.plugins.list}), broken); err != nil {
+	if err = s.serveAdmin(ctx, admin.Handler(admin.Parts{Pulls: &pulls, Build: build, Images: p.images, Plugins: p.plugins.list, Foreign: foreign(p.docker)}), broken); err != nil {
 		return err
 	}
 	if err = observe.WatchPulls(pulls.List, s.registry); err != nil {

@@ -60,9 +60,11 @@ type Options struct {
 	ResolvConf    string
 	Hosts         string
 	SystemdCgroup bool
-	Events        event.Options
-	Log           *slog.Logger // nil: slog.Default()
-	Times         Times
+	// TakeOver makes pods that an earlier runtime has left on an engine known, as pods that are not ready.
+	TakeOver bool
+	Events   event.Options
+	Log      *slog.Logger // nil: slog.Default()
+	Times    Times
 	// Trace, if set, is told of every step that begins; what it returns is called at the step's end.
 	Trace func(ctx context.Context, step string) (context.Context, func(error))
 	// Hook, if set, is called at every Point that is reached. Its error fails the operation there;

@@ -146,16 +146,23 @@ func (m *Manager) stopPod(ctx context.Context, p *podEntry) error {
 	if s := p.now.Load().State; hasStopped(p) || s != pod.SandboxReady && s != pod.SandboxNotReady {
 		return nil
 	}
-	if err := p.mark(m.log, func(sb *pod.Sandbox) (*pod.Sandbox, error) { return sb.To(pod.SandboxNotReady) }); err != nil {
-		return err
-	}
-	if err := m.reached(OpStopPod, pointIntent); err != nil {
-		return err
-	}
-	if err := backward(ctx, m, OpStopPod, m.podSteps(), p); err != nil {
-		return err
-	}
 	err := p.mark(m.log, func(sb *pod.Sandbox) (*pod.Sandbox, error) {
+		n, err := sb.To(pod.SandboxNotReady)
+		if err == nil {
+			n.Step = pointIntent
+		}
+		return n, err
+	})
+	if err != nil {
+		return err
+	}
+	if err = m.reached(OpStopPod, pointIntent); err != nil {
+		return err
+	}
+	if err = backward(ctx, m, OpStopPod, m.podSteps(), p); err != nil {
+		return err
+	}
+	err = p.mark(m.log, func(sb *pod.Sandbox) (*pod.Sandbox, error) {
 		n := *sb
 		n.Step = stopped
 		return &n, nil

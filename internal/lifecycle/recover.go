@@ -29,6 +29,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 	for _, bad := range loaded.SetAside {
 		m.log.Error("a journal file is no record and was set aside; what it named is removed", "file", bad.Path, "error", bad.Reason)
 	}
+	if err := m.takeOver(ctx, loaded); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(m.podsDir(), 0o755); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
@@ -133,7 +136,7 @@ func (m *Manager) finish() []<-chan struct{} {
 		case pod.SandboxRemoving:
 			work = append(work, m.finishPod(OpRemovePod, p))
 		case pod.SandboxNotReady:
-			if !hasStopped(p) {
+			if !hasStopped(p) && sb.Step != stepTakenOver {
 				work = append(work, m.stopPodNow(p))
 			}
 		}

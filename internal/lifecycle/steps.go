@@ -88,6 +88,9 @@ const (
 
 	// stopped is the step of a sandbox that has been walked back as far as StopPod goes.
 	stopped = "stopped"
+
+	// stepTakenOver is the step of a sandbox of an earlier runtime: it is not ready and was not stopped.
+	stepTakenOver = "taken over"
 )
 
 // podSteps is the life of a pod. RunPod walks it forwards; StopPod, RemovePod, recovery and the

@@ -53,13 +53,17 @@ func orDash(s string) string { return cmp.Or(s, "-") }
 
 func (a *app) psCommand() *cobra.Command {
 	var (
-		f   format
-		all bool
-		pod string
+		f       format
+		all     bool
+		foreign bool
+		pod     string
 	)
 	cmd := &cobra.Command{
 		Use: "ps", Short: "List containers", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if foreign {
+				return a.psForeign(cmd.Context(), &f)
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				containers, pods, err := c.Everything(ctx)
 				if err != nil {
@@ -82,6 +86,7 @@ func (a *app) psCommand() *cobra.Command {
 	f.flags(cmd)
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that do not run")
 	cmd.Flags().StringVarP(&pod, "pod", "p", "", "only those of `POD`")
+	cmd.Flags().BoolVar(&foreign, "foreign", false, "what cri-dockerd or dockershim left on Docker, whatever its state, with the pause containers (POD)")
 	return cmd
 }
 
