@@ -243,6 +243,9 @@ func TestAttachEndsWithTheContainer(t *testing.T) {
 	if e, err := s.Wait(b.context()); err != nil || e.Code != 9 {
 		t.Errorf("exit %+v, %v; want 9", e, err)
 	}
+	if err := s.Kill(); err != nil {
+		t.Errorf("kill of a session that has ended: %v", err)
+	}
 }
 
 func TestAttachToATerminal(t *testing.T) {

@@ -24,6 +24,7 @@ type Session struct {
 
 	client *Client
 	again  func(ctx context.Context) (*wire.Conn, error) // after the worker was replaced
+	left   func(ctx context.Context)                     // attach with input: tells the worker of its end
 	execID string
 
 	mu     sync.Mutex
@@ -95,6 +96,7 @@ func (c *Client) Attach(ctx context.Context, req *Attach) (*Session, error) {
 	if len(fds) > 0 {
 		s.Stdin = file(fds[0], "stdin")
 		wire.CloseAll(fds[1:])
+		s.left = func(ctx context.Context) { c.visit(ctx, req.Key) }
 	}
 	s.again = func(ctx context.Context) (*wire.Conn, error) {
 		fds, err := open(ctx)
@@ -133,7 +135,26 @@ func (s *Session) Kill() error {
 	if s.conn == nil {
 		return nil
 	}
-	return s.conn.Close()
+	if err := s.conn.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil // its end was noticed already; a connection that comes instead is closed by open
+}
+
+// visit attaches to a container for a moment, without its output. A worker that has replaced another
+// since a session ended knows nothing of that session, and input that ends with the first client
+// (Create.StdinOnce) would stay open; one that knows finds it closed already.
+func (c *Client) visit(ctx context.Context, key string) {
+	conn, err := c.dial(ctx)
+	if err == nil {
+		var fds []int
+		_, fds, err = ask(ctx, conn, wire.OpAttach, wire.AttachRequest{Attach: Attach{Key: key}}, nil)
+		wire.CloseAll(fds)
+		_ = conn.Close()
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		c.opt.Log.Warn("the keeper was not told that an attach has ended: the container's input may stay open", "container", key, "error", err)
+	}
 }
 
 // open makes the session's connection and its request; errBroken when there was no answer.
@@ -203,6 +224,11 @@ func (s *Session) await(end func()) {
 		killed := s.killed
 		s.mu.Unlock()
 		if killed {
+			if s.left != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+				s.left(ctx)
+				cancel()
+			}
 			s.err = fmt.Errorf("detached: %w", errdefs.ErrAborted)
 			return
 		}
