@@ -119,6 +119,9 @@ type Engine struct {
 	mu     sync.Mutex
 	probed map[string]probe // by binary; guarded by mu
 
+	// sharing is held while a cgroup that the client named is removed or becomes another sandbox's.
+	sharing sync.Mutex
+
 	ids     claims
 	labels  *selabel.Book
 	mapsIDs func() error // why pods can have no user namespaces here; asked once

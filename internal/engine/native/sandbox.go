@@ -106,6 +106,9 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
 		return fmt.Errorf("record sandbox: %w", err)
 	}
+	if err := e.inherit(dir, r); err != nil {
+		return err
+	}
 	e.opts.Hook("sandbox/recorded")
 	ns := r.Namespaces
 	if ns.Net != "" {
@@ -127,6 +130,21 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 	e.opts.Hook("sandbox/cgroup limited")
 	if r.Pause {
 		return e.startPause(ctx, spec.Key, r)
+	}
+	return nil
+}
+
+// inherit makes a cgroup the sandbox's that was there when the sandbox was planned, and that its owner,
+// which saw no record of the sandbox yet, has removed since.
+func (e *Engine) inherit(dir string, r *sandboxRecord) error {
+	if r.OwnCgroup || e.cgroups.Exists(r.Cgroup) {
+		return nil
+	}
+	e.sharing.Lock()
+	defer e.sharing.Unlock()
+	r.OwnCgroup = true
+	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
+		return fmt.Errorf("record sandbox: %w", err)
 	}
 	return nil
 }
@@ -219,6 +237,11 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 		return err
 	}
 	r, err := e.recorded(key)
+	if err == nil && r.NamedCgroup {
+		e.sharing.Lock()
+		defer e.sharing.Unlock()
+		r, err = e.recorded(key) // the cgroup may have become this sandbox's
+	}
 	if err == nil && r.OwnCgroup {
 		if err := e.removeCgroup(ctx, key, r); err != nil {
 			return err
@@ -244,15 +267,21 @@ func (e *Engine) recorded(key pod.Key) (*sandboxRecord, error) {
 }
 
 // removeCgroup kills, and takes what is below, only in a cgroup that is the sandbox's alone. One that
-// the client named may have others in it; but as long as a container of the sandbox is, which could not be
-// removed yet, nobody would remove it later.
+// the client named may have others in it: a sandbox that is in it as well removes it in its turn. But as
+// long as a container of the sandbox is, which could not be removed yet, nobody would remove it later.
+// The caller holds sharing where the client named it.
 func (e *Engine) removeCgroup(ctx context.Context, key pod.Key, r *sandboxRecord) error {
 	if !r.NamedCgroup {
 		return e.cgroups.Remove(ctx, r.Cgroup)
 	}
-	err := e.cgroups.RemoveEmpty(r.Cgroup)
-	if err == nil || !errors.Is(err, unix.EBUSY) {
+	inherited, err := e.bequeath(key, r.Cgroup)
+	if err != nil {
 		return err
+	}
+	if !inherited {
+		if err = e.cgroups.RemoveEmpty(r.Cgroup); err == nil || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
 	}
 	containers, err := keys(e.containerDir(""))
 	if err != nil {
@@ -264,6 +293,33 @@ func (e *Engine) removeCgroup(ctx context.Context, key pod.Key, r *sandboxRecord
 		}
 	}
 	return nil
+}
+
+// bequeath makes a cgroup another sandbox's, if one is in it, and says whether it did: a pod that is made
+// while the one that it replaces is being removed.
+func (e *Engine) bequeath(from pod.Key, cgroup string) (bool, error) {
+	sandboxes, err := keys(e.sandboxDir(""))
+	if err != nil {
+		return false, err
+	}
+	for _, key := range sandboxes {
+		if key == from {
+			continue
+		}
+		heir, err := e.readSandbox(key)
+		if err != nil || heir.Cgroup != cgroup {
+			continue // it is being made or removed, or elsewhere
+		}
+		if heir.OwnCgroup {
+			return true, nil
+		}
+		heir.OwnCgroup = true
+		if err := write(filepath.Join(e.sandboxDir(key), sandboxFile), heir); err != nil {
+			return false, fmt.Errorf("record sandbox: %w", err)
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 // ready says whether all of the sandbox exists.

@@ -281,6 +281,40 @@ func TestCgroupThatPodsShareStays(t *testing.T) {
 	}
 }
 
+// A pod may be made anew while the one before it is still being removed: the last one takes the cgroup.
+func TestCgroupGoesWithTheLastSandbox(t *testing.T) {
+	s := newStation(t, "crun")
+	cgroups, err := cgroup.Open(cgroup.DefaultRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := s.parent + "/handed-on"
+	named := func(spec *pod.SandboxSpec) { spec.CgroupParent = parent }
+	first := s.newPod(t, named)
+	old := first.request("exec sleep 1000")
+	first.start(old)
+	second := s.newPod(t, named)
+	now := second.request("exec sleep 1000")
+	second.start(now)
+	for _, c := range []struct {
+		pod *testPod
+		key pod.Key
+	}{{first, old.Spec.Key}, {second, now.Spec.Key}} {
+		if !cgroups.Exists(parent) {
+			t.Fatal("the cgroup went before the last sandbox")
+		}
+		if err := c.pod.RemoveContainer(t.Context(), c.key); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.pod.RemoveSandbox(t.Context(), c.pod.spec.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cgroups.Exists(parent) {
+		t.Error("the cgroup outlives its sandboxes")
+	}
+}
+
 // A container that could not be removed yet keeps its sandbox's record: nobody else knows of the cgroup.
 func TestSandboxIsNotForgottenBeforeItsContainers(t *testing.T) {
 	s := newStation(t, "crun")
