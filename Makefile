@@ -73,7 +73,7 @@ unit: deps docker-tools ## the packages' own tests
 
 .PHONY: e2e
 e2e: deps build tools docker-tools ## the real server, crictl and a registry
-	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|faults|crash|conformance)$$')
+	go test -timeout 15m -p 1 $$(go list ./test/... | grep -vE '/test/(cgroup2|cluster|faults|crash|conformance)$$')
 
 .PHONY: crash-quick
 crash-quick: deps build tools
@@ -159,6 +159,11 @@ vm-payload: vm-deps build $(TOOLS)/nfpm $(TOOLS)/manpages $(VM)/disk.img
 	rm -rf $(VM)/payload $(VM)/packages $(VM)/again && mkdir -p $(VM)/payload
 	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
 
+.PHONY: cluster
+cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on gantry, and what its users do with it: RUN=regular expression of checks
+	mkdir -p .cache/cluster
+	GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -v ./test/cluster -run 'TestSuite/$(RUN)'
+
 .PHONY: check
 check: lint test ## lint and test
 
@@ -198,6 +203,21 @@ $(TOOLS)/busybox: hack/busybox
 
 $(TOOLS)/nonewprivs: test/conformance/standin/nonewprivs/main.go
 	CGO_ENABLED=0 go build -trimpath -o $@ ./test/conformance/standin/nonewprivs
+
+KUBERNETES := v1.36.3
+KUBERNETES_PROGRAMS := kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost etcd
+
+.PHONY: kubernetes
+kubernetes: $(addprefix $(TOOLS)/kubernetes/,$(KUBERNETES_PROGRAMS))
+
+# A release's programs say their version, which clients and the API server compare.
+$(TOOLS)/kubernetes/%: test/cluster/kubernetes/go.sum
+	cd test/cluster/kubernetes && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags '-s -w \
+		-X k8s.io/component-base/version.gitVersion=$(KUBERNETES) -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' \
+		$(or $(KUBERNETES_$*),k8s.io/kubernetes/cmd/$*)
+
+KUBERNETES_agnhost := k8s.io/kubernetes/test/images/agnhost
+KUBERNETES_etcd := go.etcd.io/etcd/server/v3
 
 $(TOOLS)/containerd: test/imagebench/containerd/go.sum
 	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $@ github.com/containerd/containerd/v2/cmd/containerd

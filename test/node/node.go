@@ -308,7 +308,7 @@ func (n *Node) tearDown() {
 	}
 	n.end(syscall.SIGKILL)
 	n.killKeeper()
-	killCgroup(n.Cgroup)
+	KillCgroup(n.Cgroup)
 	for _, dir := range []string{n.Root, n.State} {
 		unmountBelow(dir)
 		if err := os.RemoveAll(dir); err != nil {

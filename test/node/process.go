@@ -146,8 +146,8 @@ func waitGone(pid int) {
 	}
 }
 
-// killCgroup kills every process in a cgroup and below it, in whichever hierarchy knows it.
-func killCgroup(path string) {
+// KillCgroup kills every process in a cgroup and below it, in whichever hierarchy knows it.
+func KillCgroup(path string) {
 	mounts, _ := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	for _, m := range mounts {
 		_ = filepath.WalkDir(filepath.Join(m.Mountpoint, path), func(p string, d fs.DirEntry, err error) error {

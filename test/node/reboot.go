@@ -18,7 +18,7 @@ func (n *Node) Reboot() {
 	n.t.Helper()
 	n.Kill()
 	n.killKeeper()
-	killCgroup(n.Cgroup)
+	KillCgroup(n.Cgroup)
 	for _, dir := range []string{n.State, n.Lib, "/run/netns"} {
 		unmountBelow(dir)
 	}

@@ -1,0 +1,141 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"gantry/test/cluster/kube"
+)
+
+// disruptions are checks that disturb the node, one after the other.
+func disruptions(t *testing.T, c *kube.Cluster) {
+	alone := func(name string, f func(s *suite)) {
+		t.Run(name, func(t *testing.T) { f(newSuite(t, c)) })
+	}
+	alone("a static pod runs and goes with its file", staticPod)
+	alone("the kubelet restarts under running pods", func(s *suite) {
+		s.survives(func() { s.Nodes[0].Kubelet.Restart(syscall.SIGTERM) })
+	})
+	alone("gantry restarts under running pods", func(s *suite) {
+		s.survives(func() { s.Nodes[0].Gantry.Restart(syscall.SIGTERM) })
+	})
+	alone("gantry and the worker are killed while a rolling update, a job and a follower run", killsUnderLoad)
+	alone("a drained node is empty", drain)
+}
+
+func staticPod(s *suite) {
+	n := s.Nodes[0]
+	path := filepath.Join(n.Root, "manifests", "static.yaml")
+	manifest := strings.ReplaceAll(`{apiVersion: v1, kind: Pod, metadata: {name: static, namespace: NS}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: main, image: IMAGE, command: [sleep, "1000"]}]}}`, "IMAGE", kube.Busybox)
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(manifest, "NS", s.namespace)), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.ready("static-" + n.Name)
+	if err := os.Remove(path); err != nil {
+		s.t.Fatal(err)
+	}
+	s.eventually("the pod is gone", func(ctx context.Context) error {
+		if _, err := s.pod(ctx, "static-"+n.Name); err == nil {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+}
+
+// survives runs pods, disturbs the node and checks that nothing restarted and the log has every line.
+func (s *suite) survives(disturb func()) {
+	s.t.Helper()
+	s.apply(countingPod)
+	before := s.ready("count")
+	s.apply(sleeper)
+	s.ready("pod")
+	disturb()
+	for _, n := range s.Nodes {
+		n.WaitReady()
+	}
+	s.apply(strings.ReplaceAll(sleeper, "name: pod}", "name: new}"))
+	s.ready("new")
+	s.follow("count", 300)
+	after := s.ready("count")
+	if before.UID != after.UID || restarts(after) != 0 {
+		s.t.Errorf("the pod restarted %d times", restarts(after))
+	}
+}
+
+// killsUnderLoad kills the server and the keeper's worker every 20 seconds for as long as the work takes.
+func killsUnderLoad(s *suite) {
+	n := s.Nodes[0]
+	s.apply(countingPod)
+	s.apply(webDeployment)
+	s.ready("count")
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		kills := 0
+		defer func() { stopped <- kills }()
+		for {
+			n.Gantry.Restart(syscall.SIGKILL)
+			n.KillWorker()
+			kills++
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Second):
+			}
+		}
+	}()
+	s.apply(`
+apiVersion: batch/v1
+kind: Job
+metadata: {name: work}
+spec:
+  completions: 50
+  parallelism: 8
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: work, image: $BUSYBOX, command: [sh, -c, "echo begin; sleep 1; echo end"]}]}}
+`)
+	s.kubectl("set", "env", "deployment/web", "VERSION=2")
+	s.follow("count", 3000)
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=300s")
+	s.kubectl("wait", "--for=condition=complete", "job/work", "--timeout=400s")
+	close(stop)
+	s.t.Logf("killed %d times", <-stopped)
+	for _, p := range s.pods("") {
+		if restarts(&p) != 0 {
+			s.t.Errorf("%s restarted %d times", p.Name, restarts(&p))
+		}
+	}
+	for _, p := range s.pods("job-name=work") {
+		if out := s.kubectl("logs", p.Name); out != "begin\nend\n" {
+			s.t.Errorf("%s wrote %q", p.Name, out)
+		}
+	}
+}
+
+func drain(s *suite) {
+	n := s.Nodes[0]
+	s.apply(webDeployment)
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	s.Kubectl(s.t, "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=170s")
+	s.eventually("no sandbox on the node", func(context.Context) error {
+		out, err := n.Crictl("pods", "-q")
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("sandboxes:\n%s", out)
+		}
+		return err
+	})
+	s.Kubectl(s.t, "uncordon", n.Name)
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	list, err := s.Client.CoreV1().Nodes().List(s.t.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) != len(s.Nodes) || list.Items[0].Spec.Unschedulable {
+		s.t.Errorf("nodes %v, %v", list, err)
+	}
+}

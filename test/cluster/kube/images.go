@@ -1,0 +1,55 @@
+package kube
+
+import (
+	"fmt"
+	"os"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+
+	"gantry/internal/labimage"
+)
+
+// Images that the cluster's registry has.
+const (
+	Busybox = registry + "/busybox:1" // a shell and its applets
+	Web     = registry + "/web:1"     // answers labimage.Page on port 80
+	Agnhost = registry + "/agnhost:1" // Kubernetes' own test image, on busybox
+)
+
+func (c *Cluster) pushImages() {
+	c.t.Helper()
+	for _, i := range []struct {
+		name string
+		make func() (v1.Image, error)
+	}{
+		{"busybox:1", func() (v1.Image, error) { return labimage.Busybox() }},
+		{"web:1", labimage.Web},
+		{"agnhost:1", c.agnhost},
+	} {
+		img, err := i.make()
+		c.check("image "+i.name, err)
+		_, err = c.Registry.Push(i.name, img)
+		c.check("image "+i.name, err)
+	}
+}
+
+func (c *Cluster) agnhost() (v1.Image, error) {
+	program, err := os.ReadFile(Program(c.t, "agnhost"))
+	if err != nil {
+		return nil, fmt.Errorf("read agnhost: %w", err)
+	}
+	tar, err := labimage.Tar(labimage.File("agnhost", 0o755, string(program)))
+	if err != nil {
+		return nil, err
+	}
+	layer, err := labimage.Layer(tar, labimage.Gzip)
+	if err != nil {
+		return nil, err
+	}
+	base, err := labimage.Busybox(func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/agnhost"}, []string{"pause"} })
+	if err != nil {
+		return nil, err
+	}
+	return mutate.AppendLayers(base, layer)
+}
