@@ -164,6 +164,18 @@ cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on ga
 	mkdir -p .cache/cluster
 	GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -v ./test/cluster -run 'TestSuite/$(RUN)'
 
+.PHONY: cluster-up
+cluster-up: deps build $(TOOLS)/crictl kubernetes ## start such a cluster and leave it: cluster-shell, cluster-down
+	CLUSTER=$(CURDIR)/.cache/cluster hack/cluster up
+
+.PHONY: cluster-shell
+cluster-shell: ## a shell where kubectl and crictl reach that cluster
+	PATH=$(CURDIR)/bin:$(TOOLS)/kubernetes:$(TOOLS):$$PATH CLUSTER=$(CURDIR)/.cache/cluster hack/cluster shell
+
+.PHONY: cluster-down
+cluster-down: ## end it; nothing is left
+	CLUSTER=$(CURDIR)/.cache/cluster hack/cluster down
+
 .PHONY: check
 check: lint test ## lint and test
 

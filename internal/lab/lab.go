@@ -58,7 +58,7 @@ func initProcess() int {
 		return 1
 	}
 	cmd := again("tests")
-	if err := cmd.Start(); err != nil {
+	if err := startPassing(cmd); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		return 1
 	}
@@ -111,19 +111,27 @@ func again(next string) *exec.Cmd {
 	return cmd
 }
 
-// run runs cmd, passes on the signals that ask it to end, and returns its exit code.
-func run(cmd *exec.Cmd) int {
+// startPassing starts cmd and passes on to it the signals that ask to end.
+func startPassing(cmd *exec.Cmd) error {
 	sigs := make(chan os.Signal, 4)
 	signal.Notify(sigs, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	if err := cmd.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, "lab:", err)
-		return 1
+		return err
 	}
 	go func() {
 		for s := range sigs {
 			_ = cmd.Process.Signal(s)
 		}
 	}()
+	return nil
+}
+
+// run runs cmd, passes on the signals that ask it to end, and returns its exit code.
+func run(cmd *exec.Cmd) int {
+	if err := startPassing(cmd); err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		return 1
+	}
 	err := cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

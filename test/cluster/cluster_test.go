@@ -2,6 +2,10 @@
 package cluster_test
 
 import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"gantry/internal/lab"
@@ -34,4 +38,45 @@ func TestSuite(t *testing.T) {
 		resources(t, c)
 	})
 	disruptions(t, c)
+}
+
+// TestGates runs what the kubelet does otherwise with the features that ask most of a runtime.
+func TestGates(t *testing.T) {
+	c := kube.Start(t, kube.Options{Gates: map[string]bool{
+		"EventedPLEG": true, "PodAndContainerStatsFromCRI": true, "CRIListStreaming": true, "ContainerCheckpoint": true,
+	}})
+	t.Run("side by side", func(t *testing.T) {
+		check(t, c, "the summary has CPU, memory, network and file system of a pod", func(s *suite) { s.summarised(true) })
+		check(t, c, "cAdvisor's metrics come from the runtime", cadvisorMetrics)
+		check(t, c, "a checkpoint is refused with a reason", refusedCheckpoint)
+		probes(t, c)
+		termination(t, c)
+	})
+}
+
+// TestNodes runs pods that talk across nodes.
+func TestNodes(t *testing.T) {
+	c := kube.Start(t, kube.Options{Nodes: 2})
+	acrossNodes(t, c)
+}
+
+// TestKeep keeps a cluster until it is told to end, for `make cluster-up`: the file kubeconfig in
+// GANTRY_CLUSTER_KEEP appears when its node is Ready.
+func TestKeep(t *testing.T) {
+	dir := os.Getenv("GANTRY_CLUSTER_KEEP")
+	if dir == "" {
+		t.Skip("nobody wants a cluster to stay")
+	}
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	c := kube.Start(t, kube.Options{})
+	if _, err := c.TryKubectl(t.Context(), runtimeClasses, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "kubeconfig")
+	if err := os.Symlink(c.Kubeconfig, link); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(link)
+	<-end
 }

@@ -34,8 +34,12 @@ func disruptions(t *testing.T, c *kube.Cluster) {
 func staticPod(s *suite) {
 	n := s.Nodes[0]
 	path := filepath.Join(n.Root, "manifests", "static.yaml")
-	manifest := strings.ReplaceAll(`{apiVersion: v1, kind: Pod, metadata: {name: static, namespace: NS}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: main, image: IMAGE, command: [sleep, "1000"]}]}}`, "IMAGE", kube.Busybox)
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(manifest, "NS", s.namespace)), 0o600); err != nil {
+	manifest := fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: static, namespace: %s}
+spec: {terminationGracePeriodSeconds: 1, containers: [{name: main, image: %q, command: [sleep, "1000"]}]}
+`, s.namespace, kube.Busybox)
+	if err := os.WriteFile(path, []byte(manifest), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	s.ready("static-" + n.Name)

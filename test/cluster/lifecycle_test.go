@@ -56,7 +56,7 @@ func probes(t *testing.T, c *kube.Cluster) {
 	})
 	for name, probe := range map[string]string{
 		"exec": `livenessProbe: {exec: {command: [test, "!", -e, /tmp/off]}, periodSeconds: 1, failureThreshold: 1}`,
-		"HTTP": `livenessProbe: {httpGet: {path: /shell?cmd=test+!+-e+/tmp/off+%26%26+echo+ok, port: 9}, initialDelaySeconds: 3, periodSeconds: 1, failureThreshold: 1}`,
+		"HTTP": `livenessProbe: {httpGet: {path: /, port: 9}, initialDelaySeconds: 2, periodSeconds: 1, failureThreshold: 1}`,
 	} {
 		check(t, c, "a liveness probe by "+name+" that fails restarts the container", func(s *suite) {
 			s.apply(probePod(probe))
@@ -126,10 +126,6 @@ spec:
 `)
 		s.ready("pod")
 		message := make(chan string, 1)
-		w, err := s.TryKubectl(s.t.Context(), "", "-n", s.namespace, "annotate", "pod", "pod", "watched=yes")
-		if err != nil {
-			s.t.Fatal(w, err)
-		}
 		go func() { message <- s.lastMessage("pod") }()
 		s.kubectl("delete", "pod", "pod", "--wait=true")
 		if got := <-message; got != "before\nterm\n" {
@@ -152,7 +148,7 @@ spec:
 			s.t.Errorf("deleting took %s with 3 s of grace", took)
 		}
 	})
-	check(t, c, "a stop signal of the pod's own", func(s *suite) {
+	check(t, c, "a deadline ends the pod", func(s *suite) {
 		s.apply(`
 apiVersion: v1
 kind: Pod
@@ -167,6 +163,24 @@ spec:
 		p := s.waitPod("pod", "has missed its deadline", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 		if p.Status.Reason != "DeadlineExceeded" {
 			s.t.Errorf("reason %q", p.Status.Reason)
+		}
+	})
+	check(t, c, "a failing init container fails the pod", func(s *suite) {
+		s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: pod}
+spec:
+  restartPolicy: Never
+  initContainers: [{name: bad, image: $BUSYBOX, command: [sh, -c, "echo no; exit 9"]}]
+  containers: [{name: main, image: $BUSYBOX, command: [echo, never]}]
+`)
+		p := s.waitPod("pod", "has failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+		if end := p.Status.InitContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 9 {
+			s.t.Errorf("init container %+v", p.Status.InitContainerStatuses[0].State)
+		}
+		if out := s.kubectl("logs", "pod", "-c", "bad"); out != "no\n" {
+			s.t.Errorf("it wrote %q", out)
 		}
 	})
 	check(t, c, "a termination message falls back to the log", func(s *suite) {
@@ -209,7 +223,7 @@ var refusals = map[string]struct{ manifest, reason string }{
 	"runAsNonRoot with an image of root": {`
 {apiVersion: v1, kind: Pod, metadata: {name: pod}, spec: {securityContext: {runAsNonRoot: true}, containers: [{name: main, image: $BUSYBOX, command: [sleep, "9"]}]}}`, "CreateContainerConfigError"},
 	"a command that is not there": {`
-{apiVersion: v1, kind: Pod, metadata: {name: pod}, spec: {restartPolicy: Always, containers: [{name: main, image: $BUSYBOX, command: [/nothing]}]}}`, "CrashLoopBackOff"},
+{apiVersion: v1, kind: Pod, metadata: {name: pod}, spec: {restartPolicy: Always, containers: [{name: main, image: $BUSYBOX, command: [/nothing]}]}}`, "CreateContainerError"},
 	"a config map that is missing": {`
 {apiVersion: v1, kind: Pod, metadata: {name: pod}, spec: {containers: [{name: main, image: $BUSYBOX, envFrom: [{configMapRef: {name: none}}]}]}}`, "CreateContainerConfigError"},
 }

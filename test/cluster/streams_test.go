@@ -90,7 +90,11 @@ func (s *suite) execOver(executor func(*rest.Config, string, string) (remotecomm
 			return "", "", err
 		}
 		var stdout, stderr bytes.Buffer
-		err = e.StreamWithContext(s.t.Context(), remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr, Tty: o.TTY})
+		streams := remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Tty: o.TTY}
+		if o.Stderr {
+			streams.Stderr = &stderr // a stream that was not asked for is refused
+		}
+		err = e.StreamWithContext(s.t.Context(), streams)
 		return stdout.String(), stderr.String(), err
 	}
 	out, errs, err := run(&corev1.PodExecOptions{Command: []string{"sh", "-c", "echo out; echo err >&2; exit 7"}, Stdout: true, Stderr: true}, nil)
@@ -151,25 +155,30 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
   - {name: web, image: $WEB, readinessProbe: {tcpSocket: {port: 80}, periodSeconds: 1}}
-  - {name: echo, image: $BUSYBOX, command: [sh, -c, "exec nc -lk -p 7000 -e cat"]}
-  - {name: six, image: $BUSYBOX, command: [sh, -c, "exec nc -lk -s ::1 -p 7006 -e cat"]}
+  - {name: echo, image: $BUSYBOX, command: [sh, -c, "exec nc -ll -p 7000 -e cat"]}
+  - {name: six, image: $WEB, command: [httpd, -f, -p, "[::1]:7006", -h, /www]}
 `)
 	s.ready("web")
 	ports := s.forward("web", 80, 7000, 7006)
-	answer, err := http.Get("http://127.0.0.1:" + strconv.Itoa(int(ports[80])))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	page, err := io.ReadAll(answer.Body)
-	_ = answer.Body.Close()
-	if err != nil || string(page) != labimage.Page {
-		s.t.Errorf("page %q, %v", page, err)
-	}
-	for _, port := range []uint16{7000, 7006} {
-		if err := echoes("127.0.0.1:"+strconv.Itoa(int(ports[port])), 20<<20); err != nil {
-			s.t.Errorf("port %d: %v", port, err)
+	for _, port := range []uint16{80, 7006} {
+		page, err := fetch("http://127.0.0.1:" + strconv.Itoa(int(ports[port])))
+		if err != nil || page != labimage.Page {
+			s.t.Errorf("port %d: page %q, %v", port, page, err)
 		}
 	}
+	if err := echoes("127.0.0.1:"+strconv.Itoa(int(ports[7000])), 20<<20); err != nil {
+		s.t.Errorf("port 7000: %v", err)
+	}
+}
+
+func fetch(address string) (string, error) {
+	answer, err := http.Get(address)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	page, err := io.ReadAll(answer.Body)
+	return string(page), err
 }
 
 // echoes sends n bytes to address and compares what comes back.

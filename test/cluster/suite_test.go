@@ -91,15 +91,19 @@ func (s *suite) eventually(what string, f func(ctx context.Context) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
+	var last error
 	for tick := time.NewTicker(250 * time.Millisecond); ; {
 		err := f(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err // not that the time is up, which is known
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			s.t.Fatalf("%s: %v", what, err)
+			s.t.Fatalf("%s: %v", what, last)
 		}
 	}
 }

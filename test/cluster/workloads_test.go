@@ -40,22 +40,7 @@ spec: {selector: {app: web}, ports: [{port: 8080, targetPort: 80}]}
 
 func workloads(t *testing.T, c *kube.Cluster) {
 	check(t, c, "a Deployment rolls over without a gap", rollingUpdate)
-	check(t, c, "a DaemonSet runs on every node", func(s *suite) {
-		s.apply(`
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: agent}
-spec:
-  selector: {matchLabels: {app: agent}}
-  template:
-    metadata: {labels: {app: agent}}
-    spec: {terminationGracePeriodSeconds: 1, containers: [{name: agent, image: $BUSYBOX, command: [sleep, "1000"]}]}
-`)
-		s.kubectl("rollout", "status", "daemonset/agent", "--timeout=120s")
-		if n := len(s.pods("app=agent")); n != len(s.Nodes) {
-			s.t.Errorf("%d pods on %d nodes", n, len(s.Nodes))
-		}
-	})
+	check(t, c, "a DaemonSet runs on every node", daemonSet)
 	check(t, c, "a Job runs its completions, some at once", func(s *suite) {
 		s.apply(`
 apiVersion: batch/v1
@@ -169,6 +154,23 @@ func (s *suite) pods(selector string) []corev1.Pod {
 		s.t.Fatal(err)
 	}
 	return list.Items
+}
+
+func daemonSet(s *suite) {
+	s.apply(`
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {terminationGracePeriodSeconds: 1, containers: [{name: agent, image: $BUSYBOX, command: [sleep, "1000"]}]}
+`)
+	s.kubectl("rollout", "status", "daemonset/agent", "--timeout=120s")
+	if n := len(s.pods("app=agent")); n != len(s.Nodes) {
+		s.t.Errorf("%d pods on %d nodes", n, len(s.Nodes))
+	}
 }
 
 func rollingUpdate(s *suite) {
