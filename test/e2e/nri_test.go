@@ -168,7 +168,7 @@ func TestPlugins(t *testing.T) {
 			if got := n.Exec(container, "sh", "-c", "cat /data/hello; echo; echo $ADDED"); got != "from the plugin\nby a plugin\n" {
 				t.Errorf("in the container: %q", got)
 			}
-			if said := n.Gantry("doctor", "--nri-socket", n.NRISocket()); !strings.Contains(said, "NRI plugin 10-first is connected") {
+			if said := n.Gantry("doctor", "--network", "builtin", "--nri-socket", n.NRISocket()); !strings.Contains(said, "NRI plugin 10-first is connected") {
 				t.Errorf("gantry doctor: %s", said)
 			}
 			late := orders{Name: "20-late", Log: filepath.Join(n.Root, "late.log")}
