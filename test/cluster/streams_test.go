@@ -230,7 +230,7 @@ func (s *suite) forward(pod string, ports ...int) map[uint16]uint16 {
 	s.t.Cleanup(func() { close(stop) })
 	select {
 	case <-ready:
-	case err := <-ended:
+	case err = <-ended:
 		s.t.Fatalf("port-forward: %v", err)
 	}
 	open, err := forwarder.GetPorts()
@@ -254,10 +254,10 @@ func copyLarge(s *suite) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := io.CopyN(io.MultiWriter(file, sum), rand.NewChaCha8([32]byte{1}), 50<<20); err != nil {
+	if _, err = io.CopyN(io.MultiWriter(file, sum), rand.NewChaCha8([32]byte{1}), 50<<20); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := file.Close(); err != nil {
+	if err = file.Close(); err != nil {
 		s.t.Fatal(err)
 	}
 	want := hex.EncodeToString(sum.Sum(nil))

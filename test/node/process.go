@@ -103,7 +103,7 @@ func Terminate(t testing.TB, pid int) {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatalf("SIGTERM to %d: %v", pid, err)
 	}
-	waitGone(pid)
+	WaitGone(pid)
 }
 
 // ReadFile returns a file's content.
@@ -125,14 +125,14 @@ func (n *Node) killKeeper() {
 		for _, pid := range []int{holder, worker} {
 			if pid > 0 {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-				waitGone(pid)
+				WaitGone(pid)
 			}
 		}
 	}
 }
 
-// waitGone waits for the end of a process that is no child of ours.
-func waitGone(pid int) {
+// WaitGone waits for the end of a process that is no child of ours.
+func WaitGone(pid int) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return
@@ -158,7 +158,7 @@ func KillCgroup(path string) {
 			for _, field := range strings.Fields(string(data)) {
 				if pid, _ := strconv.Atoi(field); pid > 1 {
 					_ = syscall.Kill(pid, syscall.SIGKILL)
-					waitGone(pid)
+					WaitGone(pid)
 				}
 			}
 			return nil

@@ -67,9 +67,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.check("root", err)
 	c.check("root", os.Chmod(root, 0o755)) // user namespaces need directories that others may pass
 	t.Cleanup(func() {
-		if err := os.RemoveAll(root); err != nil {
-			t.Errorf("remove the cluster's files: %v", err)
-		}
+		c.check("remove the cluster's files", os.RemoveAll(root))
 	})
 	c.Root, c.Logs = root, os.Getenv("GANTRY_CLUSTER_LOGS")
 	if c.Logs == "" {

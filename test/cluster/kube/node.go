@@ -174,15 +174,20 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 // waitSocket waits until gantry answers.
 func (n *Node) waitSocket() {
 	n.c.t.Helper()
-	for deadline := time.Now().Add(readyTime); ; {
+	deadline := time.After(readyTime)
+	for tick := time.NewTicker(100 * time.Millisecond); ; {
 		_, err := n.Crictl("version")
 		if err == nil {
 			return
 		}
-		if !n.Gantry.Running() || time.Now().After(deadline) {
+		if !n.Gantry.Running() {
+			n.c.t.Fatalf("gantry on %s ended: %v\n%s", n.Name, err, n.Gantry.tail())
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
 			n.c.t.Fatalf("gantry on %s does not answer: %v\n%s", n.Name, err, n.Gantry.tail())
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -250,7 +255,7 @@ func (n *Node) killKeeper() {
 	for processes := n.keeper(); len(processes) > 0; processes = n.keeper() {
 		for _, p := range processes {
 			_ = syscall.Kill(p.Pid, syscall.SIGKILL)
+			node.WaitGone(p.Pid)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
