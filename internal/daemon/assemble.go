@@ -34,14 +34,15 @@ const keeperCgroup = "/gantry-keeper"
 
 // parts are what serving needs.
 type parts struct {
-	manager *lifecycle.Manager
-	images  *image.Store
-	native  *native.Engine // nil where there is no OCI runtime
-	docker  *docker.Engine // nil where none is configured
-	engines map[string]engine.Engine
-	stores  map[string]engine.Images
-	keeper  *keeper.Client
-	plugins *plugins
+	manager      *lifecycle.Manager
+	images       *image.Store
+	native       *native.Engine // nil where there is no OCI runtime
+	docker       *docker.Engine // nil where none is configured
+	dockerImages *docker.Images // of docker
+	engines      map[string]engine.Engine
+	stores       map[string]engine.Images
+	keeper       *keeper.Client
+	plugins      *plugins
 }
 
 // assemble makes the parts below the CRI. What it made is closed by close, also when it fails.
@@ -110,7 +111,7 @@ func (s *server) assemble(ctx context.Context) (*parts, error) {
 		Journal:       journal,
 		Logs:          kept,
 		Plugins:       told,
-		Meter:         stats.New(cgroups, images),
+		Meter:         stats.New(cgroups, p.layers()),
 		LogBounds:     pod.LogBounds{Rate: int64(o.Logs.Rate), Size: int64(o.Logs.Size), FullWait: time.Duration(o.Logs.Wait)},
 		StateDir:      o.State,
 		CheckpointDir: filepath.Join(o.Root, "checkpoints"),
@@ -140,8 +141,17 @@ func (s *server) openEngines(p *parts) error {
 	if err != nil || d == nil {
 		return err
 	}
-	p.docker, p.engines[config.EngineDocker], p.stores[config.EngineDocker] = d, d, d.Images()
+	p.docker, p.dockerImages = d, d.Images()
+	p.engines[config.EngineDocker], p.stores[config.EngineDocker] = d, p.dockerImages
 	return nil
+}
+
+// layers know the writable layers of each engine.
+func (p *parts) layers() layers {
+	if p.docker == nil {
+		return layers{p.images}
+	}
+	return layers{p.images, p.dockerImages}
 }
 
 // SetRuntimes replaces the OCI runtimes. Without one at the start there is no engine that could use them.

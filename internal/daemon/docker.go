@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
+
 	"gantry/internal/admin"
 	"gantry/internal/config"
 	"gantry/internal/dockerlog"
 	"gantry/internal/engine/docker"
 	"gantry/internal/keeper"
+	"gantry/internal/pod"
+	"gantry/internal/stats"
 )
 
 // dockerEngine makes the engine of Docker's pods and their logs, nil where no daemon is configured. The
@@ -68,6 +72,18 @@ func foreign(d *docker.Engine) func(context.Context) (admin.Foreign, error) {
 		pods, containers, err := d.Foreign(ctx)
 		return admin.Foreign{Pods: pods, Containers: containers}, err
 	}
+}
+
+// layers ask one after the other for the size of a writable layer: each knows its own containers.
+type layers []stats.Layers
+
+func (l layers) LayerUsage(key string) (u *pod.Usage, err error) {
+	for _, store := range l {
+		if u, err = store.LayerUsage(key); !errdefs.IsNotFound(err) {
+			return u, err
+		}
+	}
+	return nil, err
 }
 
 // systemdCgroup is what the kubelet is told: with Docker as the default engine its daemon decides, as
