@@ -286,6 +286,10 @@ func (w *world) removeAll() {
 	}
 }
 
+// orphaned begins what the child of a killed crun create says on the container's standard error. It
+// gets into the log where a restore is played by a create (node.PlayCRIU), which CRIU's is not.
+const orphaned = `{"msg":"read from sync socket"`
+
 // logged are the lines that the container has written, in the log and in what was rotated away.
 func (w *world) logged() []string {
 	var all []string
@@ -295,7 +299,8 @@ func (w *world) logged() []string {
 			continue
 		}
 		for line := range strings.Lines(string(data)) {
-			if fields := strings.SplitN(strings.TrimRight(line, "\r\n"), " ", 4); len(fields) == 4 {
+			fields := strings.SplitN(strings.TrimRight(line, "\r\n"), " ", 4)
+			if len(fields) == 4 && !strings.HasPrefix(fields[3], orphaned) {
 				all = append(all, fields[3])
 			}
 		}
