@@ -26,6 +26,9 @@ NETWORK ?= builtin
 STREAMS ?= spdy
 FOCUS ?=
 
+# The packages that `make race-slow` has and `make race-quick` has not.
+RACE_SLOW := /internal/(bridge|daemon|dockerlog|engine/docker|engine/native|image|keeper|labdocker)$$
+
 # Which tests `make test-cgroup2` runs.
 RUN ?= .
 
@@ -117,8 +120,15 @@ powercut: deps ## cut the power under pulls at CUTS random moments, and look wha
 	GANTRY_CUTS=$(CUTS) go test -timeout 60m -count=1 -v -run TestPowerCut ./internal/image
 
 .PHONY: race
-race: deps docker-tools build tools ## the packages' own tests under the race detector
-	CGO_ENABLED=1 go test -race -timeout 30m ./internal/... ./cmd/...
+race: race-quick race-slow ## the packages' own tests under the race detector
+
+.PHONY: race-quick
+race-quick: deps build tools ## those of `make race` that have neither a Docker Engine nor many containers
+	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./internal/... ./cmd/... | grep -vE '$(RACE_SLOW)')
+
+.PHONY: race-slow
+race-slow: deps docker-tools build tools ## the others, one package after the other
+	CGO_ENABLED=1 go test -race -timeout 30m -p 1 $$(go list ./internal/... ./cmd/... | grep -E '$(RACE_SLOW)')
 
 .PHONY: fuzz
 fuzz: deps ## every fuzz target for FUZZTIME
