@@ -112,7 +112,7 @@ type Created struct {
 	CgroupPath string // begins with "/", below the cgroup mount; the same in every v1 hierarchy
 	StopSignal string // the image's stop signal where it has one
 	User       *User  // who the main process runs as; nil where the engine does not know
-	// BlockIOClass and RDTClass are those that the container's annotations or its pod's asked for.
+	// BlockIOClass and RDTClass are those that a plugin, the container's annotations or its pod's asked for.
 	BlockIOClass string
 	RDTClass     string
 }

@@ -12,8 +12,12 @@ import (
 	"gantry/internal/pod"
 )
 
+// resources are those of a container that is being created. What its classes of block I/O and RDT mean is the
+// engine's to add.
 func resources(r *Request) (*specs.LinuxResources, error) {
-	res, err := Resources(&r.Container.Resources, &r.Node)
+	asked := r.Container.Resources
+	asked.Extra.BlockIOClass, asked.Extra.RDTClass = nil, nil
+	res, err := Resources(&asked, &r.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +94,7 @@ func unknownTo(node *Node, field string, x *pod.ExtraResources) string {
 	case field == "memory.use_hierarchy" && !*x.UseHierarchy:
 		return "the kernel accounts hierarchically"
 	case field == "blockio_class", field == "rdt_class":
-		return "a class comes from annotations of the pod alone"
+		return "a class is given when the container is created, and stays"
 	}
 	return ""
 }

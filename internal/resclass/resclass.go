@@ -69,6 +69,9 @@ type Container struct {
 	Annotations    map[string]string // its own
 	PodAnnotations map[string]string
 	HasIO          bool // the node's cgroups have a controller of block I/O
+	// BlockIO and RDT are classes that count instead of those of annotations; "" is none.
+	BlockIO *string
+	RDT     *string
 }
 
 // Found are the classes of a container; empty ones were not asked for.
@@ -88,8 +91,24 @@ func (c *Classes) Apply(of *Container, spec *specs.Linux) (Found, error) {
 	return found, err
 }
 
+func (of *Container) blockIOClass() (string, error) {
+	if of.BlockIO != nil {
+		return *of.BlockIO, nil
+	}
+	return blockio.ContainerClassFromAnnotations(of.Name, of.Annotations, of.PodAnnotations)
+}
+
+func (of *Container) rdtClass() string {
+	if of.RDT != nil {
+		return *of.RDT
+	}
+	class, _ := kubernetes.ContainerClassFromAnnotations(rdt.RdtContainerAnnotation, rdt.RdtPodAnnotation,
+		rdt.RdtPodAnnotationContainerPrefix, of.Name, of.Annotations, of.PodAnnotations)
+	return class
+}
+
 func (c *Classes) applyBlockIO(of *Container, spec *specs.Linux) (string, error) {
-	class, err := blockio.ContainerClassFromAnnotations(of.Name, of.Annotations, of.PodAnnotations)
+	class, err := of.blockIOClass()
 	if err != nil || class == "" {
 		return "", err
 	}
@@ -111,9 +130,8 @@ func (c *Classes) applyBlockIO(of *Container, spec *specs.Linux) (string, error)
 }
 
 func (c *Classes) applyRDT(of *Container, spec *specs.Linux) (string, error) {
-	class, origin := kubernetes.ContainerClassFromAnnotations(rdt.RdtContainerAnnotation, rdt.RdtPodAnnotation,
-		rdt.RdtPodAnnotationContainerPrefix, of.Name, of.Annotations, of.PodAnnotations)
-	if origin == kubernetes.ClassOriginNotFound || class == "" {
+	class := of.rdtClass()
+	if class == "" {
 		return "", nil
 	}
 	if c.rdt != nil {

@@ -62,6 +62,10 @@ func TestClassesOfContainers(t *testing.T) {
 		"another container's does not": {opts: everything, of: resclass.Container{Name: "main", PodAnnotations: map[string]string{blockio + "container.side": "fast"}}},
 		"one of the CRI's": {opts: everything, of: resclass.Container{HasIO: true, Annotations: map[string]string{"io.kubernetes.cri.blockio-class": "fast", "io.kubernetes.cri.rdt-class": "gold"}},
 			want: resclass.Found{BlockIO: "fast", RDT: "gold"}},
+		"a plugin's wins over annotations": {opts: everything, of: resclass.Container{HasIO: true, BlockIO: ptr("fast"), RDT: ptr("silver"),
+			PodAnnotations: map[string]string{blockio + "pod": "slow", rdt + "pod": "gold"}}, want: resclass.Found{BlockIO: "fast", RDT: "silver"}},
+		"a plugin takes a class away": {opts: everything, of: resclass.Container{HasIO: true, BlockIO: ptr(""), RDT: ptr(""),
+			PodAnnotations: map[string]string{blockio + "pod": "slow", rdt + "pod": "gold"}}},
 		"blockio without a file": {of: resclass.Container{HasIO: true, PodAnnotations: map[string]string{blockio + "pod": "slow"}},
 			class: errdefs.IsFailedPrecondition, names: "slow"},
 		"blockio without a controller": {opts: everything, of: resclass.Container{PodAnnotations: map[string]string{blockio + "pod": "slow"}},
@@ -105,6 +109,8 @@ func TestClassesOfContainers(t *testing.T) {
 		})
 	}
 }
+
+func ptr(s string) *string { return &s }
 
 func TestFileThatCannotBeUsed(t *testing.T) {
 	for rule, path := range map[string]string{

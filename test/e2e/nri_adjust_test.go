@@ -78,21 +78,30 @@ func TestPluginAdjustmentsThatAreRefused(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	ref := warm(t, n)
 	leavesNothing(t, n)
-	for field, a := range map[string]*api.LinuxContainerAdjustment{
-		"linux.memory_policy":           {MemoryPolicy: &api.LinuxMemoryPolicy{Mode: api.MpolMode_MPOL_BIND, Nodes: "0"}},
-		"linux.resources.memory.kernel": {Resources: &api.LinuxResources{Memory: &api.LinuxMemory{Kernel: api.Int64(1)}}},
-		"linux.resources.blockio_class": {Resources: &api.LinuxResources{BlockioClass: api.String("slow")}},
+	for field, refused := range map[string]struct {
+		adjust *api.LinuxContainerAdjustment
+		code   codes.Code
+	}{
+		"linux.memory_policy": {&api.LinuxContainerAdjustment{
+			MemoryPolicy: &api.LinuxMemoryPolicy{Mode: api.MpolMode_MPOL_BIND, Nodes: "0"},
+		}, codes.Unimplemented},
+		"linux.resources.memory.kernel": {&api.LinuxContainerAdjustment{
+			Resources: &api.LinuxResources{Memory: &api.LinuxMemory{Kernel: api.Int64(1)}},
+		}, codes.Unimplemented},
+		`blockio class "slow"`: {&api.LinuxContainerAdjustment{
+			Resources: &api.LinuxResources{BlockioClass: api.String("slow")},
+		}, codes.FailedPrecondition}, // the node has no classes
 	} {
 		t.Run(field, func(t *testing.T) {
 			n := n.For(t)
-			join(t, n, orders{Name: "10-asks", Adjust: &api.ContainerAdjustment{Linux: a}})
+			join(t, n, orders{Name: "10-asks", Adjust: &api.ContainerAdjustment{Linux: refused.adjust}})
 			s := n.Sandbox("refused")
 			pod := n.RunPod(s)
 			defer n.RemovePod(pod)
 			_, err := n.Runtime.CreateContainer(n.Context(), &runtimeapi.CreateContainerRequest{
 				PodSandboxId: pod, Config: node.Container("main", n.Pull(ref), "true"), SandboxConfig: s,
 			})
-			if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), field) {
+			if status.Code(err) != refused.code || !strings.Contains(err.Error(), field) {
 				t.Errorf("error %v", err)
 			}
 		})

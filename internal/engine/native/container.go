@@ -310,7 +310,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, limits *pod.R
 	}
 	node := e.node
 	node.AccountsSwap = e.cgroups.AccountsSwap()
-	resources, err := ocispec.Resources(limits, &node)
+	resources, err := ocispec.Resources(withoutClasses(limits, &r.Created), &node)
 	if err != nil {
 		return err
 	}
@@ -319,6 +319,18 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, limits *pod.R
 		return fmt.Errorf("encode resources: %w", err)
 	}
 	return ociruntime.Update(ctx, ociruntime.Runtime(r.Runtime), string(key), data)
+}
+
+// withoutClasses leaves out the classes that the container has: they are given at its creation and stay.
+func withoutClasses(limits *pod.Resources, has *engine.Created) *pod.Resources {
+	r := *limits
+	if c := r.Extra.BlockIOClass; c != nil && *c == has.BlockIOClass {
+		r.Extra.BlockIOClass = nil
+	}
+	if c := r.Extra.RDTClass; c != nil && *c == has.RDTClass {
+		r.Extra.RDTClass = nil
+	}
+	return &r
 }
 
 // RemoveContainer kills what runs and removes everything of the container.
@@ -360,11 +372,12 @@ func logBounds(b *pod.LogBounds) keeper.LogBounds {
 // gvisor is what gVisor's runtime calls itself.
 const gvisor = "runsc"
 
-// applyClasses bounds block I/O, cache and memory bandwidth as the classes say that annotations name.
+// applyClasses bounds block I/O, cache and memory bandwidth as the classes say that plugins or annotations name.
 func (e *Engine) applyClasses(req *engine.Create, spec *specs.Spec, r *containerRecord) error {
 	found, err := e.opts.Classes.Apply(&resclass.Container{
 		Name: req.Spec.Name, Annotations: req.Spec.Annotations, PodAnnotations: req.Sandbox.Spec.Annotations,
-		HasIO: e.cgroups.Has("io") || e.cgroups.Has("blkio"),
+		HasIO:   e.cgroups.Has("io") || e.cgroups.Has("blkio"),
+		BlockIO: req.Spec.Resources.Extra.BlockIOClass, RDT: req.Spec.Resources.Extra.RDTClass,
 	}, spec.Linux)
 	r.Created.BlockIOClass, r.Created.RDTClass = found.BlockIO, found.RDT
 	return err

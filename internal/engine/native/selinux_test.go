@@ -3,6 +3,7 @@ package native_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,16 +18,18 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/keeper"
 	"gantry/internal/pod"
+	"gantry/internal/resclass"
 	"gantry/internal/selabel"
 )
 
-// labelled is a station on a node that has SELinux, as far as a kernel without can have it: what the OCI runtime
-// and the kernel would hear is written down, and both hear it without labels.
+// labelled is a station on a node that has SELinux and RDT, as far as a kernel without can have them: what the OCI
+// runtime and the kernel would hear is written down, and both hear it without.
 type labelled struct {
 	*station
 	native.Keeper
 	native.Rootfs
 	policy selabel.Policy
+	class  *resclass.Classes
 	specs  map[string]*specs.Spec
 	mounts map[string]string // labels by the key of the mount
 	files  map[string]string // labels by path
@@ -47,7 +50,7 @@ func newLabelled(t *testing.T) *labelled {
 func (l *labelled) restart(t *testing.T) {
 	t.Helper()
 	o := l.opts
-	o.Keeper, o.Rootfs, o.Labels = l, l, l.policy
+	o.Keeper, o.Rootfs, o.Labels, o.Classes = l, l, l.policy, l.class
 	var err error
 	if l.station.Engine, err = native.New(o); err != nil {
 		t.Fatal(err)
@@ -66,7 +69,7 @@ func (l *labelled) Create(ctx context.Context, req *keeper.Create) (int, error) 
 	}
 	l.specs[req.Key] = told
 	_ = json.Unmarshal(data, plain)
-	plain.Process.SelinuxLabel, plain.Linux.MountLabel = "", ""
+	plain.Process.SelinuxLabel, plain.Linux.MountLabel, plain.Linux.IntelRdt = "", "", nil
 	if data, err = json.Marshal(plain); err != nil {
 		return 0, err
 	}
@@ -169,5 +172,43 @@ func TestALabelThatTheNodeHasNotIsRefused(t *testing.T) {
 	})
 	if _, err = p.CreateContainer(t.Context(), req); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("container: %v", err)
+	}
+}
+
+// A class that a plugin wants is the container's from its creation on: a resize that repeats it changes nothing, and
+// one that wants another is refused.
+func TestAPluginGivesAClass(t *testing.T) {
+	resctrl := t.TempDir()
+	for _, class := range []string{".", "gold", "silver"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(resctrl, class), 0o755), os.WriteFile(filepath.Join(resctrl, class, "schemata"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := newLabelled(t)
+	var err error
+	if l.class, err = resclass.Load(resclass.Options{ResctrlRoot: resctrl}); err != nil {
+		t.Fatal(err)
+	}
+	l.policy = selabel.Policy{}
+	l.restart(t)
+	p := l.newPod(t, onTheNode)
+	gold, silver := "gold", "silver"
+	var asked *pod.ContainerSpec
+	told := l.container(p, func(req *engine.Create) {
+		asked = req.Spec
+		req.Spec.Annotations = map[string]string{"io.kubernetes.cri.rdt-class": silver}
+		req.Spec.Resources.Extra.RDTClass = &gold
+	})
+	if told.Linux.IntelRdt == nil || told.Linux.IntelRdt.ClosID != gold {
+		t.Fatalf("the runtime is told %+v", told.Linux.IntelRdt)
+	}
+	l.restart(t)
+	if err = l.UpdateContainer(t.Context(), asked.Key, &asked.Resources); err != nil {
+		t.Errorf("a resize that repeats the class: %v", err)
+	}
+	other := asked.Resources
+	other.Extra.RDTClass = &silver
+	if err = l.UpdateContainer(t.Context(), asked.Key, &other); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "rdt_class") {
+		t.Errorf("a resize to another class: %v", err)
 	}
 }
