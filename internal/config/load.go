@@ -117,19 +117,24 @@ func (f *Flags) origin(src *source, key string) string {
 			return "--" + v.opt.flag + ": "
 		}
 	}
-	for key != "" {
-		if line, ok := src.lines[key]; ok {
-			return fmt.Sprintf("%s:%d: ", src.file, line)
-		}
-		key = key[:max(strings.LastIndex(key, "."), 0)]
-	}
-	return ""
+	return src.at(key)
 }
 
 // source is the file that was read and the line of each of its keys.
 type source struct {
 	file  string
 	lines map[string]int
+}
+
+// at is the line of a key, or of the value that it is in, as the beginning of a message; "" if the file has neither.
+func (s *source) at(key string) string {
+	for key != "" {
+		if line, ok := s.lines[key]; ok {
+			return fmt.Sprintf("%s:%d: ", s.file, line)
+		}
+		key = key[:max(strings.LastIndex(key, "."), 0)]
+	}
+	return ""
 }
 
 // read decodes the file over o. No name means DefaultFile, which need not exist.
@@ -146,6 +151,9 @@ func read(name string, o *Options) (*source, error) {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	src.lines = keyLines(data)
+	if err := src.checkTypes(data); err != nil {
+		return nil, err
+	}
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := dec.Decode(o); err != nil {
 		return nil, src.explain(err)
