@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -86,6 +87,7 @@ func (a *app) readManifest(o runOptions) (*manifest.Pod, error) {
 	id := uuid.NewString()
 	p, err := manifest.Parse(data, manifest.Options{
 		UID: id, Dir: filepath.Join(dir, id), MemoryDir: memoryDir(id), ResolvConf: resolv,
+		FirstID: firstID(),
 	})
 	if err != nil {
 		return nil, err
@@ -95,6 +97,10 @@ func (a *app) readManifest(o runOptions) (*manifest.Pod, error) {
 	}
 	return p, nil
 }
+
+// firstID chooses the ids of a pod with a user namespace, far above those that kubelets and /etc/subuid give out. The
+// server refuses a pod whose ids another one has.
+func firstID() uint32 { return 1<<30 + rand.Uint32N(1<<14)<<16 }
 
 func readFile(name string, stdin io.Reader) ([]byte, error) {
 	if name == "-" {

@@ -30,6 +30,9 @@ func makeDirectories(p *manifest.Pod) error {
 		return fmt.Errorf("mark pod directory: %w", err)
 	}
 	for _, v := range p.Volumes {
+		if v.Image != "" {
+			continue
+		}
 		if err := makeVolume(v); err != nil {
 			return errors.Join(fmt.Errorf("volume %s: %w", v.Name, err), removeDirectoriesOf(dir))
 		}

@@ -11,35 +11,48 @@ import (
 	"gantry/cmd/gantry/internal/manifest"
 )
 
-// image makes sure that the container's image is there, as its pull policy has it, and puts the
-// image's id where the CRI wants it.
+// image makes sure that the container's image, and those that it mounts, are there as their pull policies
+// have it, and puts their ids where the CRI wants them.
 func (r *runner) image(ctx context.Context, c manifest.Container) error {
-	spec := c.Config.Image
-	have, err := r.lookUp(ctx, spec)
+	have, err := r.bring(ctx, c.Config.Image, c.Pull)
 	if err != nil {
 		return err
 	}
+	if c.NonRoot {
+		if err = checkNonRoot(have); err != nil {
+			return err
+		}
+	}
+	for _, m := range c.Mounted {
+		if _, err = r.bring(ctx, m.Spec, m.Pull); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bring has the image pulled as policy says, and makes spec name it by its id.
+func (r *runner) bring(ctx context.Context, spec *v1.ImageSpec, policy core.PullPolicy) (*v1.Image, error) {
+	have, err := r.lookUp(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
 	switch {
-	case c.Pull == core.PullNever && have == nil:
-		return fmt.Errorf("image %s is not there and imagePullPolicy is Never", spec.Image)
-	case c.Pull == core.PullAlways || have == nil:
+	case policy == core.PullNever && have == nil:
+		return nil, fmt.Errorf("image %s is not there and its pull policy is Never", spec.Image)
+	case policy == core.PullAlways || have == nil:
 		if _, err = r.client.Images.PullImage(ctx, spec, nil, r.pod.Sandbox); err != nil {
-			return err // the server names the image
+			return nil, err // the server names the image
 		}
 		if have, err = r.lookUp(ctx, spec); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if have == nil {
-		return fmt.Errorf("image %s was removed right after it was pulled", spec.Image)
-	}
-	if c.NonRoot {
-		if err := checkNonRoot(have); err != nil {
-			return err
-		}
+		return nil, fmt.Errorf("image %s was removed right after it was pulled", spec.Image)
 	}
 	spec.Image = have.Id
-	return nil
+	return have, nil
 }
 
 func (r *runner) lookUp(ctx context.Context, spec *v1.ImageSpec) (*v1.Image, error) {

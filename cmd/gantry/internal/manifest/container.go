@@ -35,7 +35,7 @@ func (b *builder) containers() error {
 }
 
 func (b *builder) container(in *core.Container) (Container, error) {
-	out := Container{Pull: pullPolicy(in)}
+	out := Container{Pull: pullPolicy(in.Image, in.ImagePullPolicy)}
 	if err := b.fill(in, &out); err != nil {
 		return Container{}, fmt.Errorf("container %s: %w", in.Name, err)
 	}
@@ -51,7 +51,7 @@ func (b *builder) fill(in *core.Container, out *Container) error {
 	for _, kv := range env {
 		vars[kv.Key] = string(kv.Value)
 	}
-	mounts, err := b.mounts(in.VolumeMounts)
+	mounts, err := b.mounts(in.VolumeMounts, out)
 	if err != nil {
 		return err
 	}
@@ -86,14 +86,14 @@ func (b *builder) fill(in *core.Container, out *Container) error {
 }
 
 // pullPolicy is the API server's default where none is given: Always for :latest and for no tag.
-func pullPolicy(in *core.Container) core.PullPolicy {
-	if in.ImagePullPolicy != "" {
-		return in.ImagePullPolicy
+func pullPolicy(image string, said core.PullPolicy) core.PullPolicy {
+	if said != "" {
+		return said
 	}
-	if strings.Contains(in.Image, "@") {
+	if strings.Contains(image, "@") {
 		return core.PullIfNotPresent
 	}
-	_, tag, tagged := strings.Cut(path.Base(in.Image), ":")
+	_, tag, tagged := strings.Cut(path.Base(image), ":")
 	if !tagged || tag == "latest" {
 		return core.PullAlways
 	}

@@ -72,9 +72,7 @@ func clearSpec(s core.PodSpec) core.PodSpec {
 	s.HostNetwork, s.HostPID, s.HostIPC, s.ShareProcessNamespace = false, false, false, nil
 	s.RuntimeClassName, s.RestartPolicy, s.TerminationGracePeriodSeconds = nil, "", nil
 	s.DNSPolicy, s.DNSConfig, s.Hostname = "", nil, ""
-	if s.HostUsers != nil && *s.HostUsers {
-		s.HostUsers = nil
-	}
+	s.HostUsers = nil
 	if c := s.SecurityContext; c != nil {
 		c.RunAsUser, c.RunAsGroup, c.RunAsNonRoot = nil, nil, nil
 		c.SupplementalGroups, c.SupplementalGroupsPolicy, c.FSGroup = nil, nil, nil

@@ -34,6 +34,7 @@ type Options struct {
 	Dir        string // the pod's directory: logs and emptyDir volumes lie below it
 	MemoryDir  string // the same for emptyDir volumes with medium Memory; on a tmpfs
 	ResolvConf []byte // the node's, merged with dnsConfig as dnsPolicy says
+	FirstID    uint32 // of the 65536 ids of the node that a pod with hostUsers: false has
 }
 
 // Pod is what is to be run.
@@ -54,14 +55,24 @@ type Container struct {
 	Pull   core.PullPolicy
 	// Sidecar is an init container that the others do not wait for.
 	Sidecar bool
+	// Mounted are the images among the mounts; their specs are those of Config.
+	Mounted []Image
 	// NonRoot refuses an image whose user is root (runAsNonRoot with no runAsUser).
 	NonRoot bool
 }
 
-// Volume is a directory or file on the node that must be there before the containers.
+// Image is an image that is mounted.
+type Image struct {
+	Spec *v1.ImageSpec
+	Pull core.PullPolicy
+}
+
+// Volume is a directory or file on the node that must be there before the containers, or an image.
 type Volume struct {
-	Name string
-	Path string
+	Name  string
+	Path  string
+	Image string          // its reference; "" is none
+	Pull  core.PullPolicy // of Image
 	// Empty volumes belong to the pod: they are made for it and removed with it.
 	Empty bool
 	// Group, if not nil, owns an empty volume (fsGroup).

@@ -31,13 +31,30 @@ func (b *builder) namespaces() *v1.NamespaceOption {
 	if b.in.Spec.HostPID {
 		n.Pid = v1.NamespaceMode_NODE
 	}
+	if ids := b.ids(); ids != nil {
+		n.UsernsOptions = &v1.UserNamespace{Mode: v1.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
 	return n
+}
+
+// idsOfAPod are how many ids a pod with a user namespace has, as with the kubelet.
+const idsOfAPod = 65536
+
+// ids are those of a pod with a user namespace of its own, nil without.
+func (b *builder) ids() []*v1.IDMapping {
+	if b.in.Spec.HostUsers == nil || *b.in.Spec.HostUsers {
+		return nil
+	}
+	return []*v1.IDMapping{{HostId: b.opts.FirstID, Length: idsOfAPod}}
 }
 
 func (b *builder) podSecurity() error {
 	spec := b.in.Spec
 	if spec.HostPID && deref(spec.ShareProcessNamespace) {
 		return errors.New("hostPID and shareProcessNamespace exclude each other")
+	}
+	if b.ids() != nil && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
+		return errors.New("hostUsers: false and hostNetwork, hostPID or hostIPC exclude each other")
 	}
 	sec := &v1.LinuxSandboxSecurityContext{NamespaceOptions: b.namespaces()}
 	linux := &v1.LinuxPodSandboxConfig{SecurityContext: sec}

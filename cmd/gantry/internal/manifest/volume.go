@@ -37,12 +37,17 @@ func (b *builder) volume(v core.Volume) (Volume, error) {
 			return Volume{}, fmt.Errorf("hostPath %q is not an absolute path", v.HostPath.Path)
 		}
 		return Volume{Name: v.Name, Path: v.HostPath.Path, Type: deref(v.HostPath.Type)}, nil
+	case v.Image != nil:
+		if v.Image.Reference == "" {
+			return Volume{}, errors.New("image: reference is missing")
+		}
+		return Volume{Name: v.Name, Image: v.Image.Reference, Pull: pullPolicy(v.Image.Reference, v.Image.PullPolicy)}, nil
 	}
 	kinds := jsonKeys(v.VolumeSource)
 	if len(kinds) == 0 {
 		kinds = []string{"a volume of no kind"}
 	}
-	return Volume{}, fmt.Errorf("%s is not supported: only emptyDir and hostPath are", strings.Join(kinds, ", "))
+	return Volume{}, fmt.Errorf("%s is not supported: only emptyDir, hostPath and image are", strings.Join(kinds, ", "))
 }
 
 func (b *builder) emptyDir(v core.Volume) (Volume, error) {
@@ -64,7 +69,8 @@ func (b *builder) emptyDir(v core.Volume) (Volume, error) {
 	return out, nil
 }
 
-func (b *builder) mounts(in []core.VolumeMount) ([]*v1.Mount, error) {
+// mounts are those of a container, to which those of images are added.
+func (b *builder) mounts(in []core.VolumeMount, of *Container) ([]*v1.Mount, error) {
 	var out []*v1.Mount
 	for _, m := range in {
 		i, ok := b.volumes[m.Name]
@@ -76,12 +82,24 @@ func (b *builder) mounts(in []core.VolumeMount) ([]*v1.Mount, error) {
 		if err != nil {
 			return nil, fmt.Errorf("volumeMount %s: %w", m.Name, err)
 		}
-		if m.SubPath != "" {
+		if vol.Image != "" {
+			mountImage(mount, vol, m.SubPath)
+			of.Mounted = append(of.Mounted, Image{mount.Image, vol.Pull})
+		} else {
+			mount.UidMappings, mount.GidMappings = b.ids(), b.ids()
+		}
+		if m.SubPath != "" && vol.Image == "" {
 			vol.SubPaths = union(vol.SubPaths, []string{m.SubPath})
 		}
 		out = append(out, mount)
 	}
 	return out, nil
+}
+
+// mountImage makes a mount one of an image, which nobody can write.
+func mountImage(m *v1.Mount, volume *Volume, subPath string) {
+	m.HostPath, m.Readonly = "", true
+	m.Image, m.ImageSubPath = &v1.ImageSpec{Image: volume.Image, UserSpecifiedImage: volume.Image}, subPath
 }
 
 func mount(volume string, m core.VolumeMount) (*v1.Mount, error) {
