@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,16 +58,11 @@ func BenchmarkMemory(b *testing.B) {
 // worker is the pid of the keeper's worker.
 func (b *bench) worker() int {
 	b.t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range files {
-		line, err := os.ReadFile(f)
-		if err == nil && bytes.Contains(line, []byte(b.state)) && bytes.Contains(line, []byte("--worker")) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			return pid
-		}
+	pids := b.keepers("--worker")
+	if len(pids) == 0 {
+		b.t.Fatal("the keeper has no worker")
 	}
-	b.t.Fatal("the keeper has no worker")
-	return 0
+	return pids[0]
 }
 
 // cpu is the time that a process has used, in seconds (proc_pid_stat(5)).

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,8 +62,12 @@ func newBench(t testing.TB, o labdocker.Options, follow bool) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = k.Close() })
-	b := &bench{t: t, state: state, d: labdocker.Start(t, o), dir: t.TempDir()}
+	b := &bench{t: t, state: state, dir: t.TempDir()}
+	t.Cleanup(func() {
+		_ = k.Close()
+		b.endKeeper()
+	})
+	b.d = labdocker.Start(t, o)
 	b.image = b.d.Busybox()
 	api, err := client.New(client.WithHost(b.d.Endpoint()))
 	if err != nil {
@@ -72,6 +77,29 @@ func newBench(t testing.TB, o labdocker.Options, follow bool) *bench {
 	b.restart()
 	t.Cleanup(func() { b.Shutdown() })
 	return b
+}
+
+// keepers are the pids of the bench's keeper processes whose arguments contain word.
+func (b *bench) keepers(word string) (pids []int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		line, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(line, []byte("--state\x00"+b.state+"\x00")) && bytes.Contains(line, []byte(word)) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// endKeeper ends the keeper, which outlives its clients. All of it stops before the first process ends: a
+// worker alone starts a new holder.
+func (b *bench) endKeeper() {
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		for _, pid := range b.keepers("") {
+			_ = syscall.Kill(pid, sig)
+		}
+	}
 }
 
 // restart is a server that starts.
