@@ -1,11 +1,14 @@
 package lab
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 func sanitize(name string) string {
@@ -17,7 +20,23 @@ func sanitize(name string) string {
 	}, name)
 }
 
-func removeCgroup(path string) {
+// endTime is how long what was killed may take to leave its cgroup.
+const endTime = 5 * time.Second
+
+// removeCgroup removes path in every hierarchy. What a process is in can't be removed, and one that was
+// killed leaves it late, when it is reaped. It returns what stays.
+func removeCgroup(path string) []string {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(endTime); ; <-tick.C {
+		left := tryRemoveCgroup(path)
+		if len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+	}
+}
+
+func tryRemoveCgroup(path string) (left []string) {
 	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
 	for _, h := range append(hierarchies, "/sys/fs/cgroup/cgroup.procs") {
 		var dirs []string
@@ -28,7 +47,10 @@ func removeCgroup(path string) {
 			return nil
 		})
 		for _, d := range slices.Backward(dirs) {
-			_ = os.Remove(d)
+			if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				procs, _ := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+				left = append(left, fmt.Sprintf("%v, pids %v", err, strings.Fields(string(procs))))
+			}
 		}
 	}
 	// crun makes plain directories where v2 could be mounted beside v1, on a file system that the lab
@@ -36,4 +58,5 @@ func removeCgroup(path string) {
 	if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); err != nil {
 		_ = os.RemoveAll(filepath.Join("/sys/fs/cgroup/unified", path))
 	}
+	return left
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -144,10 +145,15 @@ func run(cmd *exec.Cmd) int {
 }
 
 // Cgroup returns a cgroup path nobody else uses, below the cgroup mount, and removes what is left
-// of it in every hierarchy when the test ends.
+// of it in every hierarchy when the test ends. A test that leaves a process there has failed: its cgroup
+// would stay on the machine.
 func Cgroup(t testing.TB) string {
 	t.Helper()
 	path := "/gantry-test-" + rand.Text()[:8] + sanitize(t.Name()) // two labs have the same pids, and one set of cgroups
-	t.Cleanup(func() { removeCgroup(path) })
+	t.Cleanup(func() {
+		if left := removeCgroup(path); len(left) > 0 {
+			t.Errorf("left on the machine: %s", strings.Join(left, "; "))
+		}
+	})
 	return path
 }

@@ -1,8 +1,13 @@
 package lab_test
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"gantry/internal/lab"
@@ -24,5 +29,59 @@ func TestMachineOfItsOwn(t *testing.T) {
 	_ = l.Close()
 	if os.Getppid() != 1 {
 		t.Errorf("parent %d is not the namespace's init", os.Getppid())
+	}
+}
+
+// recorder is a test that ends when end is called.
+type recorder struct {
+	testing.TB
+	cleanup []func()
+	errors  []string
+}
+
+func (r *recorder) Cleanup(f func()) { r.cleanup = append(r.cleanup, f) }
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) end() {
+	for _, f := range r.cleanup {
+		f()
+	}
+}
+
+func TestCgroupIsRemovedOrTheTestFails(t *testing.T) {
+	r := &recorder{TB: t}
+	top := "/sys/fs/cgroup"
+	if _, err := os.Stat(top + "/cgroup.controllers"); err != nil {
+		top += "/pids" // v1
+	}
+	dir := filepath.Join(top, lab.Cgroup(r))
+	inside := filepath.Join(dir, "container")
+	if err := os.MkdirAll(inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := strconv.Itoa(cmd.Process.Pid)
+	if err := os.WriteFile(filepath.Join(inside, "cgroup.procs"), []byte(pid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	if len(r.errors) != 1 || !strings.Contains(r.errors[0], inside) || !strings.Contains(r.errors[0], pid) {
+		t.Errorf("a test that leaves process %s is told %q", pid, r.errors)
+	}
+
+	r.errors = nil
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = cmd.Wait() }() // it may still be there when the test ends
+	r.end()
+	if _, err := os.Stat(dir); err == nil || len(r.errors) > 0 {
+		t.Errorf("a killed process's cgroup stays: %q, %v", r.errors, err)
 	}
 }
