@@ -212,7 +212,7 @@ func (f *follower) attempt() (ended bool, err error) {
 	}
 	if err := f.copy(bufio.NewReaderSize(stream, 64<<10), next, from); err != nil {
 		if f.ctx.Err() == nil {
-			f.l.opts.Log.Warn("docker broke off a log: if dockerd was restarted, what it had read may be missing, at most 1 MB a stream",
+			f.l.opts.Log.Warn("docker broke off a log: if dockerd was restarted, what it had read may be missing, at most 2.1 MB a stream",
 				"container", f.id, "log", f.Path, "error", err)
 		}
 		return false, err

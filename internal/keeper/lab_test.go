@@ -91,12 +91,8 @@ func (b *bench) end() {
 			b.t.Errorf("delete: %v", err)
 		}
 	}
-	for _, p := range b.keepers("") { // the holder first: a worker alone starts a new one
-		_ = syscall.Kill(p.pid, syscall.SIGSTOP)
-	}
-	for _, p := range b.keepers("") {
-		_ = syscall.Kill(p.pid, syscall.SIGKILL)
-	}
+	b.signal(syscall.SIGSTOP) // a worker alone would start a new holder
+	b.signal(syscall.SIGKILL)
 	b.eventually("the keeper's end", func() bool { return len(b.keepers("")) == 0 })
 	b.eventually("empty cgroup", b.removeCgroup)
 	// An exec whose end was told just before the worker was killed stays for a minute.
@@ -303,6 +299,13 @@ func (b *bench) keepers(word string) []process {
 		found = append(found, process{pid, parent})
 	}
 	return found
+}
+
+// signal sends a signal to the bench's keeper processes.
+func (b *bench) signal(sig syscall.Signal) {
+	for _, p := range b.keepers("") {
+		_ = syscall.Kill(p.pid, sig)
+	}
 }
 
 // worker is the pid of the worker; 0 when there is none at this moment.

@@ -26,8 +26,10 @@ func (f feed) stage() string { return f.fifo() + stageSuffix }
 
 // How much a log says where dockerd may have lost something.
 const (
-	// A line of 16 KiB, and what waits for its turn (blockThreshold of dockerd's package bytespipe).
-	noteBroken = "gantry: dockerd ended while the container ran; what it had read, at most 1 MB a stream, may be missing here"
+	// What waits for its turn in dockerd's package bytespipe (below blockThreshold, and then a slice of
+	// maxCap: 1e6 bytes each), and the buffers before and behind it (32 KiB of pools.Copy, 16 KiB of
+	// logger.Copier).
+	noteBroken = "gantry: dockerd ended while the container ran; what it had read, at most 2.1 MB a stream, may be missing here"
 	noteLost   = "gantry: gantry-keeper was killed, all of it; up to 32 KiB of output may be missing here"
 )
 
