@@ -53,8 +53,8 @@ func (s *station) terminal(t *testing.T) pod.Key {
 	}}
 	c := &pod.ContainerSpec{Key: pod.NewKey(), Sandbox: sb.Spec.Key, Name: "main", ImageID: s.image.ID, Command: sizes, TTY: true, Stdin: true, Namespaces: own}
 	t.Cleanup(func() {
-		ctx := context.Background()
-		if err := errors.Join(s.RemoveContainer(ctx, c.Key), s.StopSandbox(ctx, sb.Spec.Key), s.RemoveSandbox(ctx, sb.Spec.Key)); err != nil {
+		end := context.Background() // the test's has ended
+		if err := errors.Join(s.RemoveContainer(end, c.Key), s.StopSandbox(end, sb.Spec.Key), s.RemoveSandbox(end, sb.Spec.Key)); err != nil {
 			t.Error(err)
 		}
 	})
