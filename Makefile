@@ -91,7 +91,7 @@ faults-quick: deps build tools
 	GANTRY_FAULTS_SHARE=50 go test -timeout 15m -count=1 -run 'TestMatrix|TestHolderDeath|TestKillsInRecovery' ./test/faults
 
 .PHONY: faults
-faults: deps build tools ## kill everything at every point of every call and of recovery, and at random moments: ROUNDS=40 RUNTIME=crun|runc
+faults: deps build tools docker-tools ## kill everything at every point of every call and of recovery, and at random moments: ROUNDS=40 RUNTIME=crun|runc
 	mkdir -p .cache/faults
 	GANTRY_CRASH_ROUNDS=$(ROUNDS) GANTRY_FAULTS_SHARE=1 GANTRY_FAULTS_RUNTIME=$(RUNTIME) GANTRY_FAULTS_REPORT=$(CURDIR)/.cache/faults \
 		go test -timeout 120m -count=1 -p 2 ./test/crash ./test/faults || failed=1; \
