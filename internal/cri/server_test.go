@@ -72,10 +72,10 @@ func TestVersionNamesTheAPIThatWasCalled(t *testing.T) {
 // A program that was generated from the CRI of Kubernetes 1.25 runs against the socket.
 func TestOldClient(t *testing.T) {
 	m := &memory{images: []*pod.Image{{ID: "sha256:abc", Tags: []string{"example.org/app:1"}, Size: 42, User: "1000"}}}
-	_, socket := serve(t, m, cri.Interceptors{})
 	if _, err := service(m).RunPodSandbox(t.Context(), &runtime.RunPodSandboxRequest{Config: sandboxConfig()}); err != nil {
 		t.Fatal(err)
 	}
+	_, socket := serve(t, m, cri.Interceptors{})
 	bin := filepath.Join(t.TempDir(), "v1alpha2")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".")
 	build.Dir = filepath.Join("..", "..", "test", "v1alpha2")
