@@ -193,7 +193,11 @@ func (c *container) prepare() error {
 		}
 	}
 	if c.LogPath != "" && missing(fileLog) {
-		fd, fresh, err := openLog(c.LogPath)
+		open := openLog
+		if c.recovered {
+			open = openLost
+		}
+		fd, fresh, err := open(c.LogPath)
 		switch {
 		case err == nil:
 			made[fileLog] = fd

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"strings"
@@ -52,6 +54,47 @@ func openLog(path string) (fd int, made bool, err error) {
 		return -1, false, wire.Errorf(wire.CodeInvalid, "open log %s: it is no regular file", path)
 	}
 	return fd, false, nil
+}
+
+// openLost opens a log whose descriptor was lost with a holder. An entry that the worker was writing when
+// it died too has no end and never gets one: it is taken away, or the next would seem to continue it.
+func openLost(path string) (fd int, made bool, err error) {
+	fd, made, err = openLog(path)
+	if err != nil || made {
+		return fd, made, err
+	}
+	if err = cutTorn(fd); err != nil {
+		log.Printf("%s: the end of what a dead keeper wrote: %v", path, err)
+	}
+	return fd, false, nil
+}
+
+// cutTorn shortens a file of lines to its last whole one.
+func cutTorn(fd int) error {
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd)) // fd itself is for writing alone
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 4096)
+	for end := size; end > 0; {
+		chunk := buf[:min(end, int64(len(buf)))]
+		end -= int64(len(chunk))
+		if _, err := f.ReadAt(chunk, end); err != nil {
+			return err
+		}
+		if i := bytes.LastIndexByte(chunk, '\n'); i >= 0 {
+			if whole := end + int64(i) + 1; whole < size {
+				return unix.Ftruncate(fd, whole)
+			}
+			return nil
+		}
+	}
+	return unix.Ftruncate(fd, 0)
 }
 
 // openBelow opens path; what follows "/./" in it is reached without a link. Kernels before 5.6, and

@@ -106,7 +106,11 @@ func (s *sink) attach(recovered bool) error {
 		}
 		return nil
 	}
-	fd, fresh, err := openLog(s.LogPath)
+	open := openLog
+	if recovered {
+		open = openLost
+	}
+	fd, fresh, err := open(s.LogPath)
 	if err != nil {
 		if recovered { // its output is dropped until somebody has the log reopened
 			log.Printf("recover log %s: %v", s.Key, err)
