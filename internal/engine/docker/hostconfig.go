@@ -168,7 +168,33 @@ func (n *node) resources(r *pod.Resources) (container.Resources, error) {
 		}
 		out.PidsLimit = &limit
 	}
-	return out, nil
+	return out, extra(&out, &r.Extra)
+}
+
+// extra adds what plugins may limit and the CRI may not.
+func extra(out *container.Resources, x *pod.ExtraResources) error {
+	for field, set := range map[string]bool{
+		"kernel_memory": x.KernelMemory != 0, "kernel_memory_tcp": x.KernelTCPMemory != 0,
+		"use_hierarchy": x.UseHierarchy != nil, "device rules": len(x.DeviceRules) > 0,
+		"blockio_class": x.BlockIOClass != nil, "rdt_class": x.RDTClass != nil,
+	} {
+		if set {
+			return refused("adjustment of linux.resources: "+field, "Docker's API has no word for it")
+		}
+	}
+	out.MemoryReservation, out.OomKillDisable = x.MemoryReservation, x.DisableOOMKiller
+	if x.Swappiness != nil {
+		swappiness := int64(*x.Swappiness) //nolint:gosec // 0..100
+		out.MemorySwappiness = &swappiness
+	}
+	if x.RealtimeRuntime != nil {
+		out.CPURealtimeRuntime = *x.RealtimeRuntime
+	}
+	out.CPURealtimePeriod = int64(x.RealtimePeriod) //nolint:gosec // microseconds
+	if x.PidsLimit != nil {
+		out.PidsLimit = x.PidsLimit
+	}
+	return nil
 }
 
 func devices(list []pod.Device) ([]container.DeviceMapping, error) {

@@ -67,6 +67,17 @@ var fields = []struct {
 	{"NRI: annotations", func(r *engine.Create) {
 		r.Adjust = &pod.Adjustment{Annotations: pod.Edit{Set: map[string]string{"a": "b"}}}
 	}},
+	{"NRI: limits of processes, memory reservation, swappiness, real-time CPU", func(r *engine.Create) {
+		limit, swappiness := int64(10), uint64(5)
+		r.Adjust = &pod.Adjustment{Resources: &pod.Resources{Extra: pod.ExtraResources{PidsLimit: &limit, Swappiness: &swappiness, MemoryReservation: 1 << 20}}}
+	}},
+	{"NRI: classes of block I/O and RDT", func(r *engine.Create) {
+		class := "gold"
+		r.Adjust = &pod.Adjustment{Resources: &pod.Resources{Extra: pod.ExtraResources{BlockIOClass: &class}}}
+	}},
+	{"NRI: device rules, kernel memory", func(r *engine.Create) {
+		r.Adjust = &pod.Adjustment{Resources: &pod.Resources{Extra: pod.ExtraResources{KernelMemory: 1 << 20}}}
+	}},
 	{"NRI: devices, hooks, seccomp, namespaces, sysctls and the rest", func(r *engine.Create) {
 		r.Adjust = &pod.Adjustment{Sysctls: pod.Edit{Set: map[string]string{"a": "b"}}}
 	}},
