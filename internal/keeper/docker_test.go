@@ -239,11 +239,14 @@ var note = regexp.MustCompile(`^stderr F gantry: .* may be missing here$`)
 // is torn, the log says so. It returns how many bytes of the container's output are missing at each note.
 func numbered(t *testing.T, path string) (gaps []int, last int) {
 	t.Helper()
-	line, noted := "", false
+	// The first line behind a note may be the end of a number, which may look like a later one than it is:
+	// what it is the end of is known by the line after it.
+	const none, expected, met = 0, 1, 2
+	line, first, rest := "", none, ""
 	for _, e := range entries(t, path) {
 		if note.MatchString(e) {
 			gaps = append(gaps, 0)
-			noted, line = true, ""
+			first, line = expected, ""
 			continue
 		}
 		content, ok := strings.CutPrefix(e, "stdout ")
@@ -254,22 +257,22 @@ func numbered(t *testing.T, path string) (gaps []int, last int) {
 		if content[0] == 'P' {
 			continue
 		}
-		n := 0
-		_, err := fmt.Sscanf(line, "%d", &n)
-		switch {
-		case err == nil && n == last+1:
-			last = n
-		case noted: // may be torn: the end of some later number, or its successor
-			if err == nil && n > last {
-				for lost := last + 1; lost < n; lost++ {
-					gaps[len(gaps)-1] += len(strconv.Itoa(lost)) + len("\n")
-				}
-				last = n
-			}
-		default:
-			t.Fatalf("after line %d and no note comes %q", last, line)
+		if first == expected {
+			first, rest, line = met, line, ""
+			continue
 		}
-		noted, line = noted && n <= last && n != last, ""
+		n, err := strconv.Atoi(line)
+		if err == nil && first == met && n > last+1 && strings.HasSuffix(strconv.Itoa(n-1), rest) {
+			for lost := last + 1; lost < n; lost++ {
+				gaps[len(gaps)-1] += len(strconv.Itoa(lost)) + len("\n")
+			}
+			gaps[len(gaps)-1] -= len(rest) + len("\n")
+			last = n - 1
+		}
+		if err != nil || n != last+1 {
+			t.Fatalf("after line %d, note's first line %q, comes %q", last, rest, line)
+		}
+		last, first, rest, line = n, none, "", ""
 	}
 	return gaps, last
 }
