@@ -26,10 +26,11 @@ const features = "../../docs/features.md"
 
 const featuresHead = `# What gantry does of the CRI
 
-Every RPC of cri-api v0.37, every field of every request and of every answer, on the native engine; what Docker
-Engine has no word for is in [docker-fields.md](docker-fields.md). The tests write
-this page (` + "`go test ./internal/cri -run TestFeatures -update`" + `): they give each field another value and look
-at what becomes of it, and fail where nothing does without a reason. The same holds under ` + "`runtime.v1alpha2`" + `.
+Every RPC of cri-api v0.37, every field of every request and of every answer, on the native engine and on Docker
+Engine (what plugins and annotations may ask of Docker beside these fields: [docker-fields.md](docker-fields.md)). The
+tests write this page (` + "`go test ./internal/cri -run TestFeatures -update`" + `): they give each field another value and look
+at what becomes of it (on Docker: at what Docker is asked for), and fail where nothing does without a reason. The same
+holds under ` + "`runtime.v1alpha2`" + `. Where a table has one column the engine has no say.
 
 - **supported**: another value leads to another pod, container or answer; values out of range are
   InvalidArgument.
@@ -70,7 +71,7 @@ func TestFeatures(t *testing.T) {
 	for _, m := range methods(t) {
 		name := string(m.Name())
 		state, built := rpcState(t, name, m)
-		fmt.Fprintf(&rpcs, "| %s | %s |\n", name, state)
+		fmt.Fprintf(&rpcs, "| %s | %s | %s |\n", name, state, rpcOnDocker(name))
 		if !built {
 			continue
 		}
@@ -80,12 +81,19 @@ func TestFeatures(t *testing.T) {
 		} else if m.Input().Fields().Len() > 0 {
 			t.Errorf("the request of %s is not surveyed", name)
 		}
-		rows = append(rows, answerRows(t, m)...)
-		if len(rows) > 0 {
-			fmt.Fprintf(&fields, "\n### %s\n\n| field | |\n|---|---|\n%s\n", name, strings.Join(rows, "\n"))
+		answers := answerRows(t, m)
+		head := "| field | |\n|---|---|"
+		if _, ok := unsaid[name]; ok {
+			head = "| field | native | Docker |\n|---|---|---|"
+			for i := range answers {
+				answers[i] += " the same |"
+			}
+		}
+		if rows = append(rows, answers...); len(rows) > 0 {
+			fmt.Fprintf(&fields, "\n### %s\n\n%s\n%s\n", name, head, strings.Join(rows, "\n"))
 		}
 	}
-	got := featuresHead + "\n## RPCs\n\n| RPC | |\n|---|---|\n" + rpcs.String() +
+	got := featuresHead + "\n## RPCs\n\n| RPC | native | Docker |\n|---|---|---|\n" + rpcs.String() +
 		"\n## Fields\n\nFields of the answer are in italics.\n" + fields.String()
 	if *update {
 		if err := os.WriteFile(features, []byte(got), 0o644); err != nil { //nolint:gosec // a document
@@ -118,8 +126,10 @@ func rpcState(t *testing.T, name string, m protoreflect.MethodDescriptor) (state
 func requestRows(t *testing.T, r request) []string {
 	t.Helper()
 	fates := fatesOf(t, r)
+	docker := onDocker(t, r, fates)
 	shown := map[string]string{}
 	for name, fate := range fates {
+		field := name
 		if hasChildren(fates, name) {
 			continue
 		}
@@ -141,6 +151,9 @@ func requestRows(t *testing.T, r request) []string {
 			if (fate == taken || fate == "checked") && strings.HasSuffix(name, end) {
 				fate += "; " + note
 			}
+		}
+		if docker != nil {
+			fate += " | " + dockerCell(docker[field])
 		}
 		shown[name] = fate
 	}

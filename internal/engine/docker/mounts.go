@@ -83,8 +83,11 @@ func refuseMount(m *pod.Mount) error {
 	if len(m.Options) > 0 {
 		return refused("mount_options", "Docker's mounts take no "+strings.Join(m.Options, ","))
 	}
-	if len(m.UIDs) > 0 || len(m.GIDs) > 0 {
+	if len(m.UIDs) > 0 {
 		return refused("uidMappings", "Docker's mounts map no ids")
+	}
+	if len(m.GIDs) > 0 {
+		return refused("gidMappings", "Docker's mounts map no ids")
 	}
 	return nil
 }
