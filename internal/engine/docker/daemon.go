@@ -86,7 +86,7 @@ func (d *daemon) pinging(ctx context.Context) *ping {
 				close(d.awake)
 				d.awake = make(chan struct{})
 			}
-			p.err = d.classify(err)
+			p.err = d.cannotSay(err)
 			return
 		}
 		if d.silent.IsZero() {
@@ -128,6 +128,12 @@ func call[T any](ctx context.Context, d *daemon, do func(context.Context) (T, er
 	if cause := context.Cause(ctx); err != nil && errdefs.IsUnavailable(cause) {
 		return zero, cause
 	}
+	if errdefs.IsInvalidArgument(err) {
+		// So answers, too, who wants to be spoken to with TLS.
+		if strange := d.check(ctx); errdefs.IsUnavailable(strange) {
+			return zero, strange
+		}
+	}
 	return v, d.classify(err)
 }
 
@@ -156,6 +162,15 @@ func (d *daemon) classify(err error) error {
 		return fmt.Errorf("docker at %s: %w: %s", d.endpoint, errdefs.ErrUnavailable, oneLine(err))
 	}
 	return err
+}
+
+// cannotSay makes any error of a request that asks for nothing but an answer errdefs.ErrUnavailable: what
+// listens there is no Docker, or wants to be spoken to in another way.
+func (d *daemon) cannotSay(err error) error {
+	if err = d.classify(err); err == nil || errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) || errdefs.IsDeadlineExceeded(err) {
+		return err
+	}
+	return fmt.Errorf("docker at %s: %w: %s", d.endpoint, errdefs.ErrUnavailable, oneLine(err))
 }
 
 // isCut says whether the connection broke while the daemon was answering: it ends, or was killed.

@@ -43,7 +43,7 @@ func (e *Engine) node(ctx context.Context) (*node, error) {
 		return e.daemon.api.Info(ctx, client.InfoOptions{})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask docker about itself: %w", err)
+		return nil, fmt.Errorf("ask docker about itself: %w", e.daemon.cannotSay(err))
 	}
 	facts, err := ocispec.NodeFacts()
 	if err != nil {
