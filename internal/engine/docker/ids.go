@@ -148,7 +148,10 @@ func (e *Engine) create(ctx context.Context, key pod.Key, opts client.ContainerC
 			for _, w := range r.Warnings {
 				e.log.Warn("docker warns", "container", key, "warning", w)
 			}
-			return r.ID, true, nil
+			if len(r.Warnings) > 0 {
+				err = e.kept(detached, r.ID, &opts.HostConfig.Resources)
+			}
+			return r.ID, true, err
 		}
 		if !errdefs.IsConflict(err) {
 			return "", false, err
@@ -163,6 +166,42 @@ func (e *Engine) create(ctx context.Context, key pod.Key, opts client.ContainerC
 		}
 	}
 	return "", false, conflict
+}
+
+// kept says whether a new container has the limits that were asked for: what the kernel lacks Docker discards, and
+// only warns of it.
+func (e *Engine) kept(ctx context.Context, id string, asked *container.Resources) error {
+	c, err := e.inspect(ctx, id)
+	if err != nil {
+		return err
+	}
+	for field, of := range map[string]func(*container.Resources) int64{
+		"memory_limit_in_bytes":      func(r *container.Resources) int64 { return r.Memory },
+		"memory_swap_limit_in_bytes": func(r *container.Resources) int64 { return r.MemorySwap },
+		"memory reservation":         func(r *container.Resources) int64 { return r.MemoryReservation },
+		"swappiness":                 func(r *container.Resources) int64 { return valueOf(r.MemorySwappiness) },
+		"pids":                       func(r *container.Resources) int64 { return valueOf(r.PidsLimit) },
+		"cpu_shares":                 func(r *container.Resources) int64 { return r.CPUShares },
+		"cpu_period":                 func(r *container.Resources) int64 { return r.CPUPeriod },
+		"cpu_quota":                  func(r *container.Resources) int64 { return r.CPUQuota },
+		"cpuset_cpus":                func(r *container.Resources) int64 { return int64(len(r.CpusetCpus)) },
+		"cpuset_mems":                func(r *container.Resources) int64 { return int64(len(r.CpusetMems)) },
+	} {
+		if want := of(asked); want != 0 && of(&c.HostConfig.Resources) != want {
+			return refused(field, "Docker discards it on this node")
+		}
+	}
+	if wish := asked.OomKillDisable; wish != nil && *wish && !valueOf(c.HostConfig.OomKillDisable) {
+		return refused("disable_oom_killer", "Docker discards it on this node")
+	}
+	return nil
+}
+
+func valueOf[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 // remove removes a container by id, killing it first, with the volumes that its image declares.
