@@ -61,7 +61,10 @@ type Engine struct {
 
 	accounts accounts
 
-	pauseMu sync.Mutex // one pull or import of the pause image at a time
+	pause struct {
+		sync.Mutex        // held while the image is pulled or imported
+		there      string // the image that was found, "" before; guarded by the mutex
+	}
 }
 
 var (

@@ -236,12 +236,14 @@ func (e *Engine) awaitRemoval(ctx context.Context, id string) error {
 
 // removeAll removes whatever carries the key and forgets it.
 func (e *Engine) removeAll(ctx context.Context, key pod.Key) error {
-	ids, err := e.idsOf(ctx, key)
+	var ids []string
 	if is, ok := e.objects.get(key); ok {
-		ids, err = []string{is.id}, nil
-	}
-	if err != nil {
-		return err
+		ids = []string{is.id}
+	} else {
+		var err error
+		if ids, err = e.idsOf(ctx, key); err != nil {
+			return err
+		}
 	}
 	for _, id := range ids {
 		if err := e.remove(ctx, id); err != nil {

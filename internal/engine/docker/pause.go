@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
+
+	"gantry/internal/pod"
 )
 
 // builtinPause is the name of the pause image that is built in. No registry can be asked for it.
@@ -23,13 +25,18 @@ const builtinPause = "localhost/gantry-pause:1"
 const pullPatience = 30 * time.Second
 
 // pauseImage returns the name of an image that is in Docker's store and whose process only waits: the
-// one that is configured, pulled if need be, else the one that is built in.
+// one that is configured, pulled if need be, else the one that is built in. One that was there is not looked
+// for again: see createPause.
 func (e *Engine) pauseImage(ctx context.Context) (string, error) {
-	e.pauseMu.Lock()
-	defer e.pauseMu.Unlock()
+	e.pause.Lock()
+	defer e.pause.Unlock()
+	if e.pause.there != "" {
+		return e.pause.there, nil
+	}
 	if ref := e.opts.PauseImage; ref != "" {
 		err := e.fetchPause(ctx, ref)
 		if err == nil {
+			e.pause.there = ref
 			return ref, nil
 		}
 		if errdefs.IsUnavailable(err) || ctx.Err() != nil {
@@ -38,10 +45,34 @@ func (e *Engine) pauseImage(ctx context.Context) (string, error) {
 		e.log.Warn("the pause image can't be had, the built-in one is used", "image", ref, "error", err)
 	}
 	there, err := e.hasImage(ctx, builtinPause)
-	if err != nil || there {
-		return builtinPause, err
+	if err == nil && !there {
+		err = e.importPause(ctx)
 	}
-	return builtinPause, e.importPause(ctx)
+	if err == nil && e.opts.PauseImage == "" { // else that is looked for again
+		e.pause.there = builtinPause
+	}
+	return builtinPause, err
+}
+
+// createPause creates a pause container. Where somebody has removed its image, which was there, that is
+// looked for again.
+func (e *Engine) createPause(ctx context.Context, key pod.Key, opts client.ContainerCreateOptions) (id string, made bool, err error) {
+	for range 2 {
+		if opts.Config.Image, err = e.pauseImage(ctx); err != nil {
+			return "", false, err
+		}
+		id, made, err = e.create(ctx, key, opts)
+		if !errdefs.IsNotFound(err) {
+			break
+		}
+		e.pause.Lock()
+		e.pause.there = ""
+		e.pause.Unlock()
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("create the pause container: %w", err)
+	}
+	return id, made, nil
 }
 
 func (e *Engine) hasImage(ctx context.Context, ref string) (bool, error) {

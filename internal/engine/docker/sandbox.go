@@ -48,9 +48,6 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 	if err != nil {
 		return engine.Made{}, err
 	}
-	if opts.Config.Image, err = e.pauseImage(ctx); err != nil {
-		return engine.Made{}, err
-	}
 	if err = e.limit(node, spec); err != nil {
 		return engine.Made{}, err
 	}
@@ -109,9 +106,9 @@ func (n *node) pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, erro
 // runPause makes the pause container, starts it and pins its network namespace. Each is found done
 // when an earlier try did it.
 func (e *Engine) runPause(ctx context.Context, spec *pod.SandboxSpec, opts client.ContainerCreateOptions) (engine.Made, error) {
-	id, fresh, err := e.create(ctx, spec.Key, opts)
+	id, fresh, err := e.createPause(ctx, spec.Key, opts)
 	if err != nil {
-		return engine.Made{}, fmt.Errorf("create the pause container: %w", err)
+		return engine.Made{}, err
 	}
 	if !fresh {
 		if err = e.onlyLiving(ctx, spec.Key, id); err != nil {
@@ -197,6 +194,7 @@ func (e *Engine) limit(n *node, spec *pod.SandboxSpec) error {
 func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 	is, err := e.find(ctx, key)
 	switch {
+	case err == nil && is.exit != nil:
 	case err == nil:
 		err = e.kill(ctx, is.id, "SIGKILL")
 	case errdefs.IsNotFound(err):
