@@ -85,8 +85,11 @@ type Pods struct {
 
 var number atomic.Int64
 
-// life is how the container of a pod lives: until it is asked to end, and then no longer.
-var life = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"}
+// life is how the container of a pod lives: until it is asked to end, and then no longer. It says when
+// it can be asked: before that the kernel drops SIGTERM, as the process is the first of its PID namespace.
+var life = []string{"sh", "-c", "trap 'exit 0' TERM; sleep 100000 & echo " + lifeLine + "; wait"}
+
+const lifeLine = "ready"
 
 func (p *Pods) sandbox() *cri.PodSandboxConfig {
 	n := number.Add(1)

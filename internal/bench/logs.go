@@ -66,7 +66,7 @@ func (t *Target) Log(ctx context.Context, l *Logs, to Scope) (err error) {
 			if _, failed := t.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: m.container}); failed != nil {
 				return fmt.Errorf("%s: StartContainer: %w", t.Name, failed)
 			}
-			return awaitEnd(ctx, m.logPath)
+			return awaitLine(ctx, m.logPath, lastLine)
 		})
 	}
 	if err = g.Wait(); err != nil {
@@ -106,24 +106,24 @@ func (l *Logs) write() (string, error) {
 // cost more than looking.
 const logLook = 2 * time.Millisecond
 
-// awaitEnd waits until the last line is in a log.
-func awaitEnd(ctx context.Context, path string) error {
+// awaitLine waits until a line is the last in a log.
+func awaitLine(ctx context.Context, path, line string) error {
 	tick := time.NewTicker(logLook)
 	defer tick.Stop()
-	end := make([]byte, len(lastLine)+1)
+	end := make([]byte, len(line)+1)
 	for {
 		if f, err := os.Open(path); err == nil {
 			_, _ = f.Seek(int64(-len(end)), io.SeekEnd) // a file that is shorter is read whole
 			n, _ := io.ReadFull(f, end)
 			_ = f.Close()
-			if strings.HasPrefix(string(end[:n]), lastLine) {
+			if string(end[:n]) == line+"\n" {
 				return nil
 			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the last line of %s: %w", path, ctx.Err())
+			return fmt.Errorf("the line %q of %s: %w", line, path, ctx.Err())
 		}
 	}
 }

@@ -1,0 +1,111 @@
+package bench_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/bench"
+)
+
+// slow is a runtime whose containers' program is ready when somebody has opened its log, not before.
+type slow struct {
+	cri.UnimplementedRuntimeServiceServer
+	log   string // a FIFO
+	ready atomic.Bool
+	calls atomic.Int32 // that came when the program could be asked
+}
+
+func (s *slow) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	return &cri.VersionResponse{}, nil
+}
+
+func (s *slow) RunPodSandbox(_ context.Context, r *cri.RunPodSandboxRequest) (*cri.RunPodSandboxResponse, error) {
+	if err := os.MkdirAll(r.Config.LogDirectory, 0o700); err != nil {
+		return nil, err
+	}
+	s.log = filepath.Join(r.Config.LogDirectory, "main_0.log")
+	return &cri.RunPodSandboxResponse{PodSandboxId: "p"}, unix.Mkfifo(s.log, 0o600)
+}
+
+func (s *slow) CreateContainer(context.Context, *cri.CreateContainerRequest) (*cri.CreateContainerResponse, error) {
+	return &cri.CreateContainerResponse{ContainerId: "c"}, nil
+}
+
+func (s *slow) StartContainer(context.Context, *cri.StartContainerRequest) (*cri.StartContainerResponse, error) {
+	go func() {
+		f, err := os.OpenFile(s.log, os.O_WRONLY, 0) // waits for a reader
+		if err != nil {
+			return
+		}
+		s.ready.Store(true)
+		_, _ = f.WriteString("ready\n")
+		_ = f.Close()
+	}()
+	return &cri.StartContainerResponse{}, nil
+}
+
+func (s *slow) asked() error {
+	if !s.ready.Load() {
+		return status.Error(codes.FailedPrecondition, "the program is not ready")
+	}
+	s.calls.Add(1)
+	return nil
+}
+
+func (s *slow) ExecSync(context.Context, *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error) {
+	return &cri.ExecSyncResponse{}, s.asked()
+}
+
+func (s *slow) StopContainer(context.Context, *cri.StopContainerRequest) (*cri.StopContainerResponse, error) {
+	return &cri.StopContainerResponse{}, s.asked()
+}
+
+func (s *slow) RemoveContainer(context.Context, *cri.RemoveContainerRequest) (*cri.RemoveContainerResponse, error) {
+	return &cri.RemoveContainerResponse{}, nil
+}
+
+func (s *slow) StopPodSandbox(context.Context, *cri.StopPodSandboxRequest) (*cri.StopPodSandboxResponse, error) {
+	return &cri.StopPodSandboxResponse{}, nil
+}
+
+func (s *slow) RemovePodSandbox(context.Context, *cri.RemovePodSandboxRequest) (*cri.RemovePodSandboxResponse, error) {
+	return &cri.RemovePodSandboxResponse{}, nil
+}
+
+// A program that gets SIGTERM before it can be asked lives on for the whole grace period, as the first
+// process of a PID namespace: that is not what a stop takes.
+func TestLifeWaitsUntilTheProgramCanBeAsked(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	var lc net.ListenConfig
+	ln, err := lc.Listen(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(slow)
+	g := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(g, s)
+	go func() { _ = g.Serve(ln) }()
+	defer g.Stop()
+	target, err := bench.Dial(t.Context(), "slow", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = target.Close() }()
+	lives := &bench.Lives{Pods: bench.Pods{Image: "i", LogDir: t.TempDir()}, Count: 1, Workers: 1}
+	if err = target.Life(t.Context(), lives, bench.NewResults().Scope("life", "slow")); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.calls.Load(); n != 2 {
+		t.Errorf("%d calls asked the program, want an exec and a stop", n)
+	}
+}
