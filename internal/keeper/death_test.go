@@ -167,6 +167,8 @@ func TestHolderAndWorkerDeath(t *testing.T) {
 	b := newBench(t)
 	req := b.run("lives", container{script: waitAndExit})
 	b.run("ends", container{script: `while ! [ -e /shared/end ]; do sleep 0.01; done; exit 2`})
+	// What is between FIFO and log at that moment dies with both.
+	b.eventually("logged output", func() bool { data, _ := os.ReadFile(req.LogPath); return len(data) > 0 })
 	b.killBoth()
 	b.touch("end")
 	b.eventually("end of a container", func() bool { return !processRuns("/shared/end") })
