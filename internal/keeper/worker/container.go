@@ -379,7 +379,7 @@ func (c *container) release() error {
 }
 
 func readExit(dir string) (*wire.Exit, error) {
-	data, err := os.ReadFile(filepath.Join(dir, wire.ExitFile))
+	data, err := readRecord(filepath.Join(dir, wire.ExitFile))
 	if err != nil {
 		return nil, err
 	}

@@ -42,6 +42,9 @@ func (w *Worker) recover(held map[string]int) error {
 	for _, d := range keys {
 		key := d.Name()
 		c, err := w.recoverContainer(key, files[key])
+		if errors.Is(err, errUnread) {
+			return err
+		}
 		if err != nil {
 			log.Printf("recover container %s: %v", key, err)
 			continue
@@ -104,7 +107,9 @@ func (w *Worker) recoverContainer(key string, held map[string]int) (*container, 
 		log.Printf("recover container %s: %v", key, err)
 	}
 	w.reached(recoverStreams)
-	if _, err := readExit(c.dir); err != nil {
+	if _, err := readExit(c.dir); errors.Is(err, errUnread) {
+		return nil, err
+	} else if err != nil {
 		if err := c.claim(); err != nil {
 			return nil, err
 		}
@@ -121,8 +126,12 @@ func (w *Worker) recoverExecs() error {
 	for _, d := range ids {
 		var s execSaved
 		dir := w.execDir(d.Name())
-		if err := readJSON(filepath.Join(dir, execFile), &s); err != nil {
-			if err := w.abortExec(dir); err != nil {
+		err := readJSON(filepath.Join(dir, execFile), &s)
+		if errors.Is(err, errUnread) {
+			return err
+		}
+		if err != nil {
+			if err = w.abortExec(dir); err != nil {
 				log.Printf("recover exec %s: %v", d.Name(), err)
 			}
 			continue
@@ -133,10 +142,16 @@ func (w *Worker) recoverExecs() error {
 			x.cgroup = c.CgroupPath
 		}
 		w.execs[s.ID] = x
-		if e, err := readExit(dir); err == nil {
+		e, err := readExit(dir)
+		switch {
+		case err == nil:
 			x.end(*e)
-		} else if err := x.claim(); err != nil {
+		case errors.Is(err, errUnread):
 			return err
+		default:
+			if err := x.claim(); err != nil {
+				return err
+			}
 		}
 		w.reached(recoverExec)
 		go x.orphan()
@@ -183,11 +198,24 @@ func (w *Worker) handOverLogs() error {
 	return errors.Join(err, told)
 }
 
-func readJSON(path string, v any) error {
+// errUnread says that a record is there and could not be read. Its container is none that is gone: a worker
+// that went on without it would have the holder drop its descriptors. So recovery ends, and is tried again.
+var errUnread = errors.New("the record is there and cannot be read")
+
+// readRecord returns what a record has.
+func readRecord(path string) ([]byte, error) {
 	if atomicfile.IsTemporary(path) {
-		return os.ErrNotExist
+		return nil, os.ErrNotExist
 	}
 	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) { // a stray file holds nothing up
+		return nil, fmt.Errorf("%w: %w", errUnread, err)
+	}
+	return data, err
+}
+
+func readJSON(path string, v any) error {
+	data, err := readRecord(path)
 	if err != nil {
 		return err
 	}

@@ -218,7 +218,11 @@ func (w *Worker) recoverSinks(files map[string]map[string]int) error {
 	for _, d := range keys {
 		key := d.Name()
 		var saved savedSink
-		if err := readJSON(filepath.Join(w.sinkDir(key), sinkRecord), &saved); err != nil {
+		err := readJSON(filepath.Join(w.sinkDir(key), sinkRecord), &saved)
+		if errors.Is(err, errUnread) {
+			return err
+		}
+		if err != nil {
 			log.Printf("recover log %s: %v", key, err)
 			continue
 		}
