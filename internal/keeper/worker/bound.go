@@ -125,7 +125,12 @@ func (l *logFile) batch(s *stream, raw, out []byte) {
 		if was == lineOpen|lineCut { // the newline that ends the line which was cut
 			n = 1
 		}
-		s.st.begin(n, now.UnixNano(), l.size())
+		offset, known := l.sizeWithin(l.bounds.FullWait)
+		if !known {
+			l.drop(s, raw, was.dropped(raw))
+			return
+		}
+		s.st.begin(n, now.UnixNano(), offset)
 		state := was.logged(raw[:n])
 		s.st.setLine(state)
 		text := s.entries(out[:0], now, raw[:n])
@@ -144,8 +149,10 @@ func (l *logFile) batch(s *stream, raw, out []byte) {
 
 // room says whether the bounds let n bytes of output pass.
 func (l *logFile) room(n int, now time.Time) bool {
-	if l.bounds.Size > 0 && l.size() >= l.bounds.Size {
-		return false
+	if l.bounds.Size > 0 {
+		if size, err := l.size(); err == nil && size >= l.bounds.Size {
+			return false
+		}
 	}
 	if l.bounds.Rate > 0 {
 		l.bounds.bucket.rate = l.bounds.Rate

@@ -138,7 +138,8 @@ func (l *logFile) append(s *stream, raw, out []byte) {
 		l.batch(s, raw, out)
 		return
 	}
-	s.st.begin(len(raw), now.UnixNano(), l.size())
+	offset, _ := l.sizeWithin(0) // unknown only when the container is removed
+	s.st.begin(len(raw), now.UnixNano(), offset)
 	l.writeAll(s.entries(out, now, raw))
 	s.commit(raw)
 }
@@ -150,7 +151,11 @@ func (l *logFile) complete(out []byte, offset int64) (had int) {
 	if l.fd < 0 {
 		return 0
 	}
-	had = int(max(0, min(l.size()-offset, int64(len(out)))))
+	size, known := l.sizeWithin(0)
+	if !known {
+		return 0
+	}
+	had = int(max(0, min(size-offset, int64(len(out)))))
 	l.writeAll(out[had:])
 	return had
 }
@@ -164,7 +169,11 @@ func (l *logFile) tryComplete(s *stream, raw, out []byte, was lineState) bool {
 		return true
 	}
 	_, _, offset := s.st.pending()
-	had := int(max(0, min(l.size()-offset, int64(len(out)))))
+	size, err := l.size()
+	if err != nil { // it was known a moment ago; what is there of the batch may be there twice then
+		size = offset
+	}
+	had := int(max(0, min(size-offset, int64(len(out)))))
 	for had < len(out) {
 		n, err := unix.Write(l.fd, out[had:])
 		had += max(n, 0)
@@ -177,12 +186,39 @@ func (l *logFile) tryComplete(s *stream, raw, out []byte, was lineState) bool {
 	return true
 }
 
-func (l *logFile) size() int64 {
+// size is how long the file is. A disk's file always knows; one of the network or of FUSE may not.
+func (l *logFile) size() (int64, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(l.fd, &st); err != nil {
-		log.Printf("%s: %v", l.path, err)
+	err := unix.Fstat(l.fd, &st)
+	return st.Size, err
+}
+
+// sizeWithin asks for the size again and again, as write tries to write.
+func (l *logFile) sizeWithin(limit time.Duration) (size int64, known bool) {
+	for {
+		size, err := l.size()
+		if err == nil {
+			return size, true
+		}
+		if !l.pause(err, limit) {
+			return 0, false
+		}
 	}
-	return st.Size
+}
+
+// answers says whether the size is known, if there is a file; with wait it tries as long as output waits.
+func (l *logFile) answers(wait bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 {
+		return true
+	}
+	if wait {
+		_, known := l.sizeWithin(l.bounds.FullWait)
+		return known
+	}
+	_, err := l.size()
+	return err == nil
 }
 
 // writeAll appends all of out, waiting as long as the disk is full.
@@ -197,23 +233,32 @@ func (l *logFile) write(out []byte, limit time.Duration) (written int) {
 		if err == nil || errors.Is(err, unix.EINTR) {
 			continue
 		}
-		now := time.Now()
-		if l.bounds.failed(now, limit) {
-			log.Printf("%s: output waits: %v", l.path, err)
-		}
-		pause := time.Second
-		if limit > 0 {
-			if pause = min(pause, limit-now.Sub(l.bounds.full)); pause <= 0 {
-				return written
-			}
-		}
-		select {
-		case <-l.stop:
+		if !l.pause(err, limit) {
 			return written
-		case <-time.After(pause):
 		}
 	}
 	return written
+}
+
+// pause waits a moment after a failure and says whether to try again: not when the file could not be used for
+// as long as limit, if that is not 0, nor when the container is removed.
+func (l *logFile) pause(err error, limit time.Duration) bool {
+	now := time.Now()
+	if l.bounds.failed(now, limit) {
+		log.Printf("%s: output waits: %v", l.path, err)
+	}
+	pause := time.Second
+	if limit > 0 {
+		if pause = min(pause, limit-now.Sub(l.bounds.full)); pause <= 0 {
+			return false
+		}
+	}
+	select {
+	case <-l.stop:
+		return false
+	case <-time.After(pause):
+		return true
+	}
 }
 
 // giveUp ends the waiting for a full disk, for good: what does not fit is lost.

@@ -55,6 +55,7 @@ type stream struct {
 	st      *stage // nil when closed
 	viewers map[*viewer]int
 	viewed  int64 // what viewers have got
+	late    bool  // the batch of a dead worker is still to be completed
 }
 
 // buffers are borrowed while output moves; an idle container has none.
@@ -138,6 +139,9 @@ func (s *stream) append(flush bool) {
 	if s.st.waiting() == 0 {
 		return
 	}
+	for s.late {
+		s.recoverLate()
+	}
 	b := pool.Get().(*buffers)
 	defer pool.Put(b)
 	for s.st.waiting() > 0 {
@@ -158,7 +162,7 @@ func (s *stream) append(flush bool) {
 }
 
 // recover completes the batch that a dead worker left half appended: the same bytes with the same
-// stamp, without the part that the log already has.
+// stamp, without the part that the log already has. Where nobody can say what it has, that is done later.
 func (s *stream) recover() {
 	n, at, offset := s.st.pending()
 	if n <= 0 || n > window {
@@ -179,6 +183,9 @@ func (s *stream) recover() {
 		s.st.commit()
 		return
 	}
+	if s.late = !s.log.answers(false); s.late {
+		return
+	}
 	out := s.entries(b.out[:0], time.Unix(0, at), raw)
 	if _, ok := s.format.(plain); ok {
 		s.st.setLine(was.logged(raw))
@@ -189,6 +196,24 @@ func (s *stream) recover() {
 	had := s.log.complete(out, offset)
 	s.commit(raw)
 	log.Printf("%s: completed a batch of which %d of %d bytes were written", s.log.path, had, len(out))
+}
+
+// recoverLate does what recover could not, or drops that batch when the output has waited as long as it may.
+func (s *stream) recoverLate() {
+	if s.log.answers(true) {
+		s.recover()
+		return
+	}
+	s.late = false
+	n, _, _ := s.st.pending()
+	raw, err := s.st.read(make([]byte, n), atomic.LoadInt64(&s.st.rec.done))
+	if err != nil {
+		log.Printf("%s: %v", s.log.path, err)
+		return
+	}
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.log.drop(s, raw, s.st.lineNow().dropped(raw))
 }
 
 // commit ends the batch that raw was.
