@@ -144,7 +144,7 @@ func logPath(dir, name string) string {
 // makeLogDir makes the directory of a log below the pod's own. A link that leads out of that, which a
 // container may have put there, is an error.
 func makeLogDir(dir, name string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeAll(dir); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(dir)

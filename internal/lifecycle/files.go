@@ -2,7 +2,9 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,18 @@ func (m *Manager) podFiles(key pod.Key) engine.Files {
 	}
 }
 
+// makeAll makes a log directory. Where a disk has errors, os.MkdirAll says of a directory that it is there and
+// no directory; the error is what there is to say.
+func makeAll(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		if _, broken := os.Lstat(dir); broken != nil {
+			return broken
+		}
+	}
+	return err
+}
+
 // writeFiles writes what the containers of the pod will see below /etc. The kubelet mounts an
 // /etc/hosts of its own over ours; other clients do not.
 func (m *Manager) writeFiles(_ context.Context, p *podEntry) error {
@@ -35,7 +49,7 @@ func (m *Manager) writeFiles(_ context.Context, p *podEntry) error {
 		if !filepath.IsAbs(spec.LogDirectory) {
 			return fmt.Errorf("log directory %q is not absolute: %w", spec.LogDirectory, errdefs.ErrInvalidArgument)
 		}
-		if err := os.MkdirAll(spec.LogDirectory, 0o755); err != nil {
+		if err := makeAll(spec.LogDirectory); err != nil {
 			return fmt.Errorf("make log directory: %w", err)
 		}
 	}
