@@ -82,11 +82,15 @@ func (n *Network) add(ctx context.Context, list *libcni.NetworkConfigList, rt *l
 	return convert(res)
 }
 
-// undo calls DEL after a failed ADD, also when the caller has given up.
+// undo calls DEL after a failed ADD, also when the caller has given up, and takes away what a killed
+// host-local leaves.
 func (n *Network) undo(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 	ctx, cancel := deadline(context.WithoutCancel(ctx), n.opts.DetachTimeout)
 	defer cancel()
-	return n.cni.DelNetworkList(ctx, list, rt)
+	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
+		return err
+	}
+	return sweepHostLocal(ctx, list)
 }
 
 // Detach disconnects a pod with the configuration that it was attached with. A pod that was never
@@ -161,7 +165,7 @@ func (n *Network) detachUncached(ctx context.Context, a *Attachment, rt *libcni.
 func (n *Network) del(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, repeated bool) error {
 	err := n.cni.DelNetworkList(ctx, list, rt)
 	if err == nil && repeated && n.opts.Config == nil {
-		err = sweepMasquerade(ctx, list, rt.ContainerID)
+		err = errors.Join(sweepMasquerade(ctx, list, rt.ContainerID), sweepHostLocal(ctx, list))
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", list.Name, err)

@@ -2,23 +2,17 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"gantry/internal/pod"
 )
-
-// hostLocalDir is where the host-local plugin keeps its leases unless its configuration says otherwise.
-const hostLocalDir = "/var/lib/cni/networks"
 
 // Cached returns the pods that plugins may know something of, whatever became of them, sorted.
 func (n *Network) Cached(context.Context) ([]pod.Key, error) {
@@ -43,7 +37,7 @@ func (n *Network) Cached(context.Context) ([]pod.Key, error) {
 
 // GC disconnects every pod of ours that is neither in keep nor attached by this process, tells the
 // plugins which attachments are valid (CNI 1.1; a list shared with another runtime says disableGC),
-// and removes what host-local still has leased to the pods that were collected. It goes on after an
+// and removes what host-local still has leased to the pods that were collected, or to nobody. It goes on after an
 // error and returns them all.
 func (n *Network) GC(ctx context.Context, keep []*Attachment) error {
 	valid := n.liveKeys()
@@ -75,7 +69,7 @@ func (n *Network) GC(ctx context.Context, keep []*Attachment) error {
 		errs = append(errs, n.pluginGC(ctx, conf.list, valid))
 	}
 	for _, list := range lists {
-		errs = append(errs, freeHostLocal(list, stale))
+		errs = append(errs, freeHostLocal(list, stale), sweepHostLocal(ctx, list))
 	}
 	return errors.Join(errs...)
 }
@@ -106,51 +100,4 @@ func (n *Network) cachedNetNS(key pod.Key) string {
 		return c.NetNS
 	}
 	return ""
-}
-
-// freeHostLocal removes the leases that host-local has written for the ids: a file for each address,
-// whose first line is the container id.
-func freeHostLocal(list *libcni.NetworkConfigList, ids map[string]struct{}) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	var errs []error
-	for _, p := range list.Plugins {
-		var conf struct {
-			IPAM struct {
-				Type    string `json:"type"`
-				DataDir string `json:"dataDir"`
-			} `json:"ipam"`
-		}
-		if json.Unmarshal(p.Bytes, &conf) != nil || conf.IPAM.Type != "host-local" {
-			continue
-		}
-		if conf.IPAM.DataDir == "" {
-			conf.IPAM.DataDir = hostLocalDir
-		}
-		errs = append(errs, freeLeases(filepath.Join(conf.IPAM.DataDir, list.Name), ids))
-	}
-	return errors.Join(errs...)
-}
-
-func freeLeases(dir string, ids map[string]struct{}) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("host-local leases: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if _, err := netip.ParseAddr(e.Name()); err != nil {
-			continue
-		}
-		data, _ := os.ReadFile(filepath.Join(dir, e.Name()))
-		id, _, _ := strings.Cut(string(data), "\n")
-		if _, ours := ids[strings.TrimSpace(id)]; ours {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
 }
