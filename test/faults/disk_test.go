@@ -101,14 +101,26 @@ func tryDisk(t *testing.T, d disk, ill illness) {
 // resident is a pod that a sick disk finds.
 type resident struct {
 	name, pod, container, log string
+	sandbox                   *runtimeapi.PodSandboxConfig
 }
 
 func (w *world) launch(name string) *resident {
 	w.t.Helper()
-	sandbox := w.n.Sandbox(name)
+	return w.launchWith(name, node.Container("main", w.image, "sh", "-c", lines))
+}
+
+func (w *world) launchTerminal(name string) *resident {
+	w.t.Helper()
 	config := node.Container("main", w.image, "sh", "-c", lines)
+	config.Tty = true
+	return w.launchWith(name, config)
+}
+
+func (w *world) launchWith(name string, config *runtimeapi.ContainerConfig) *resident {
+	w.t.Helper()
+	sandbox := w.n.Sandbox(name)
 	config.Envs = []*runtimeapi.KeyValue{{Key: "NAME", Value: []byte(name)}}
-	r := &resident{name: name}
+	r := &resident{name: name, sandbox: sandbox}
 	r.pod, r.container = w.n.Launch(sandbox, config)
 	r.log = filepath.Join(sandbox.LogDirectory, config.LogPath)
 	w.n.Eventually("the container has logged", func() bool { return r.lines() > 0 })
@@ -120,7 +132,7 @@ func (r *resident) lines() int {
 	if err != nil {
 		return 0
 	}
-	return strings.Count(string(data), " end\n")
+	return strings.Count(string(data), " end\n") + strings.Count(string(data), " end\r\n")
 }
 
 // warmUpQuietly runs a pod, so that what the first makes for all is there.
@@ -137,7 +149,7 @@ func (w *world) goesOn(r *resident) {
 	had := r.lines()
 	w.n.Eventually("its output goes on", func() bool { return r.lines() > had+2 })
 	for i, line := range strings.Split(strings.TrimSpace(node.ReadFile(w.t, r.log)), "\n") {
-		if !strings.HasSuffix(line, fmt.Sprintf(" line %d end", i)) {
+		if !strings.HasSuffix(strings.TrimSuffix(line, "\r"), fmt.Sprintf(" line %d end", i)) {
 			w.t.Errorf("line %d of %s is %q", i, r.name, line)
 			return
 		}

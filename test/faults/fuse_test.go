@@ -13,15 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fuse is a file system of this process's with one file, "disk", that may be told to fail, and a name,
-// "hang", that is never answered: who asks for it cannot even be killed (fuse(4), linux/fuse.h).
+// fuse is a file system of this process's (fuse(4), linux/fuse.h). Its answer is asked by one goroutine.
 type fuse struct {
-	t     *testing.T
-	Dir   string
-	dev   *os.File
-	disk  *os.File // what is in the file
-	Fails atomic.Bool
-	ended bool
+	Dir    string
+	dev    *os.File
+	answer func(op uint32, node uint64, in []byte) (body []byte, errno syscall.Errno, silent bool)
+	ended  bool
+}
+
+// fuseFile is a file system with one file, "disk", that may be told to fail, and a name, "hang", that is
+// never answered: who asks for it cannot even be killed.
+type fuseFile struct {
+	*fuse
+	content *os.File
+	Fails   atomic.Bool
 }
 
 // The operations that are answered.
@@ -48,20 +53,29 @@ const (
 	fuseSize   = 256 << 20
 )
 
-// newFuse mounts it on a directory of its own.
-func newFuse(t *testing.T) *fuse {
+// newFuse mounts a fuseFile on a directory of its own.
+func newFuse(t *testing.T) *fuseFile {
+	t.Helper()
+	content, err := os.Create(filepath.Join(t.TempDir(), "content"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = content.Truncate(fuseSize); err != nil {
+		t.Fatal(err)
+	}
+	f := &fuseFile{content: content}
+	f.fuse = mountFuse(t, f.answer)
+	return f
+}
+
+// mountFuse mounts what is answered for on a directory of its own.
+func mountFuse(t *testing.T, answer func(uint32, uint64, []byte) ([]byte, syscall.Errno, bool)) *fuse {
 	t.Helper()
 	dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fuse{t: t, Dir: t.TempDir(), dev: dev}
-	if f.disk, err = os.Create(filepath.Join(t.TempDir(), "content")); err != nil {
-		t.Fatal(err)
-	}
-	if err = f.disk.Truncate(fuseSize); err != nil {
-		t.Fatal(err)
-	}
+	f := &fuse{Dir: t.TempDir(), dev: dev, answer: answer}
 	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", dev.Fd())
 	if err = unix.Mount("lab", f.Dir, "fuse.lab", 0, opts); err != nil {
 		t.Fatal(err)
@@ -105,20 +119,12 @@ func (f *fuse) serve(dev int) {
 }
 
 // answer is what one request is answered with.
-func (f *fuse) answer(op uint32, node uint64, in []byte) (body []byte, errno syscall.Errno, silent bool) {
-	words := func(v ...uint32) []byte {
-		var b []byte
-		for _, x := range v {
-			b = binary.NativeEndian.AppendUint32(b, x)
-		}
-		return b
-	}
+func (f *fuseFile) answer(op uint32, node uint64, in []byte) (body []byte, errno syscall.Errno, silent bool) {
 	switch op {
 	case fuseForget, fuseBatchForget, fuseInterrupt:
 		return nil, 0, true
 	case fuseInit:
-		out := words(7, 31, fuseIO, 0, 0, fuseIO, 1)
-		return append(out, make([]byte, 64-len(out))...), 0, false
+		return initialised(), 0, false
 	case fuseGetattr:
 		return append(words(0, 0, 0, 0), attributes(node)...), 0, false
 	case fuseLookup:
@@ -142,17 +148,39 @@ func (f *fuse) answer(op uint32, node uint64, in []byte) (body []byte, errno sys
 	return nil, unix.ENOSYS, false
 }
 
-func (f *fuse) transfer(op uint32, in []byte) (body []byte, errno syscall.Errno, silent bool) {
+// initialised is the struct fuse_init_out.
+func initialised() []byte {
+	out := words(7, 31, fuseIO, 0, 0, fuseIO, 1)
+	return append(out, make([]byte, 64-len(out))...)
+}
+
+func words(v ...uint32) []byte {
+	var b []byte
+	for _, x := range v {
+		b = binary.NativeEndian.AppendUint32(b, x)
+	}
+	return b
+}
+
+func quads(v ...uint64) []byte {
+	var b []byte
+	for _, x := range v {
+		b = binary.NativeEndian.AppendUint64(b, x)
+	}
+	return b
+}
+
+func (f *fuseFile) transfer(op uint32, in []byte) (body []byte, errno syscall.Errno, silent bool) {
 	if op == fuseFsync {
 		return nil, 0, false
 	}
 	offset, size := int64(binary.NativeEndian.Uint64(in[8:])), binary.NativeEndian.Uint32(in[16:])
 	if op == fuseRead {
 		body = make([]byte, size)
-		n, _ := f.disk.ReadAt(body, offset)
+		n, _ := f.content.ReadAt(body, offset)
 		return body[:n], 0, false
 	}
-	n, err := f.disk.WriteAt(in[40:40+size], offset)
+	n, err := f.content.WriteAt(in[40:40+size], offset)
 	if err != nil {
 		return nil, unix.EIO, false
 	}

@@ -302,7 +302,7 @@ func (w *world) logged() []string {
 		}
 		for line := range strings.Lines(string(data)) {
 			fields := strings.SplitN(strings.TrimRight(line, "\r\n"), " ", 4)
-			if len(fields) == 4 && !(w.played && strings.HasPrefix(fields[3], orphaned)) {
+			if len(fields) == 4 && (!w.played || !strings.HasPrefix(fields[3], orphaned)) {
 				all = append(all, fields[3])
 			}
 		}
