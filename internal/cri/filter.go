@@ -1,9 +1,11 @@
 package cri
 
 import (
+	"errors"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
@@ -24,18 +26,29 @@ func matchLabels(selector, labels map[string]string) bool {
 	return true
 }
 
-// mapped converts all items, some at a time, and keeps their order. What convert leaves nil is left out.
+// mapped converts all items, as many at a time as there are CPUs, and keeps their order. What convert
+// leaves nil is left out.
 func mapped[T any, M any](items []T, convert func(T) (*M, error)) ([]*M, error) {
 	all := make([]*M, len(items))
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, item := range items {
-		g.Go(func() (err error) {
-			all[i], err = convert(item)
-			return err
-		})
+	var next atomic.Int64
+	work := func() error {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= len(items) {
+				return nil
+			}
+			var err error
+			if all[i], err = convert(items[i]); err != nil {
+				next.Store(int64(len(items))) // the others need not go on
+				return err
+			}
+		}
 	}
-	if err := g.Wait(); err != nil {
+	var g errgroup.Group
+	for range min(runtime.GOMAXPROCS(0), len(items)) - 1 {
+		g.Go(work)
+	}
+	if err := errors.Join(work(), g.Wait()); err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(m *M) bool { return m == nil }), nil
