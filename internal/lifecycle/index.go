@@ -20,17 +20,18 @@ type index struct {
 	byPod      map[pod.Key]map[pod.Key]*containerEntry // guarded by mu
 	podIDs     map[string]*podEntry                    // guarded by mu; once the engine gave an id
 	ctrIDs     map[string]*containerEntry              // guarded by mu; once the engine gave an id
+	cgroups    cgroupUsers                             // guarded by mu
 }
 
 func newIndex() *index {
 	return &index{
 		pods: make(map[pod.Key]*podEntry), podIDs: make(map[string]*podEntry),
 		containers: make(map[pod.Key]*containerEntry), ctrIDs: make(map[string]*containerEntry),
-		byPod: make(map[pod.Key]map[pod.Key]*containerEntry),
+		byPod: make(map[pod.Key]map[pod.Key]*containerEntry), cgroups: newCgroupUsers(),
 	}
 }
 
-// addPod adds an entry, or makes one known under the id that it was given since.
+// addPod adds an entry, or makes one known under the id and the cgroup that it was given since.
 func (x *index) addPod(p *podEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -38,6 +39,7 @@ func (x *index) addPod(p *podEntry) {
 	if id := p.id(); id != "" {
 		x.podIDs[id] = p
 	}
+	x.cgroups.place(p.key, p.now.Load())
 }
 
 func (x *index) removePod(p *podEntry) {
@@ -46,6 +48,7 @@ func (x *index) removePod(p *podEntry) {
 	delete(x.pods, p.key)
 	delete(x.byPod, p.key)
 	delete(x.podIDs, p.id())
+	x.cgroups.remove(p.key)
 }
 
 // addContainer adds an entry, or makes one known under the id that it was given since.
@@ -124,14 +127,7 @@ func (x *index) containerByKey(key pod.Key) *containerEntry {
 func (x *index) sharesCgroup(sb *pod.Sandbox) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, p := range x.pods {
-		other := p.now.Load()
-		inside := other.CgroupPath == sb.CgroupPath || strings.HasPrefix(other.CgroupPath, sb.CgroupPath+"/")
-		if inside && other.Spec.Metadata.UID != sb.Spec.Metadata.UID {
-			return true
-		}
-	}
-	return false
+	return x.cgroups.shared(sb.CgroupPath, sb.Spec.Metadata.UID)
 }
 
 // allPods returns every entry, oldest first.
