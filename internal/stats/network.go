@@ -1,13 +1,11 @@
 package stats
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,69 +36,98 @@ func (r *Reader) Network(path string, pids []int) (*pod.NetworkUsage, error) {
 	}
 	var u *pod.NetworkUsage
 	err := netns.Do(path, func() (err error) {
-		u, err = readInterfaces("/proc/thread-self/net/dev")
+		u, err = readInterfaces(unix.AT_FDCWD, "/proc/thread-self/net/dev")
 		return err
 	})
 	return u, err
 }
 
-// throughProcess reads the counters of the namespace that pid is in, nil unless that is pin. It looks
-// at the namespace before and after: the pid may have become another process's.
+// throughProcess reads the counters of the namespace that pid is in, nil unless that is pin. One
+// directory is the same process's all along, whatever the number stands for afterwards. The namespace is
+// looked at before and after: the process may move.
 func throughProcess(pid int, pin *unix.Stat_t) *pod.NetworkUsage {
-	dir := "/proc/" + strconv.Itoa(pid)
-	inside := func() bool {
-		var ns unix.Stat_t
-		return unix.Stat(dir+"/ns/net", &ns) == nil && ns.Dev == pin.Dev && ns.Ino == pin.Ino
-	}
-	if pid <= 0 || !inside() {
+	if pid <= 0 {
 		return nil
 	}
-	u, err := readInterfaces(dir + "/net/dev")
+	process, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(process) }()
+	inside := func() bool {
+		var ns unix.Stat_t
+		return unix.Fstatat(process, "ns/net", &ns, 0) == nil && ns.Dev == pin.Dev && ns.Ino == pin.Ino
+	}
+	if !inside() {
+		return nil
+	}
+	u, err := readInterfaces(process, "net/dev")
 	if err != nil || !inside() {
 		return nil
 	}
 	return u
 }
 
-func readInterfaces(path string) (*pod.NetworkUsage, error) {
-	f, err := os.Open(path)
+// texts are buffers for /proc/net/dev: a line of 120 bytes an interface.
+var texts = sync.Pool{New: func() any { return new([maxInterfaces * 160]byte) }}
+
+func readInterfaces(dir int, path string) (*pod.NetworkUsage, error) {
+	fd, err := unix.Openat(dir, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces of a pod: %w", err)
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { _ = unix.Close(fd) }()
+	text := texts.Get().(*[maxInterfaces * 160]byte)
+	defer texts.Put(text)
 	u := &pod.NetworkUsage{At: time.Now()}
-	if u.Interfaces, err = parseInterfaces(f); err != nil {
-		return nil, fmt.Errorf("interfaces of a pod: %w", err)
+	n := 0
+	for n < len(text) {
+		more, err := unix.Read(fd, text[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("interfaces of a pod: %w", err)
+		}
+		if more == 0 {
+			break
+		}
+		n += more
 	}
+	if n == len(text) { // no half a line
+		n = bytes.LastIndexByte(text[:], '\n') + 1
+	}
+	u.Interfaces = parseInterfaces(text[:n])
 	return u, nil
 }
 
 // parseInterfaces reads /proc/net/dev (proc_pid_net(5)): two lines of head, then a line an interface
 // with eight numbers received and eight sent.
-func parseInterfaces(r io.Reader) ([]pod.InterfaceUsage, error) {
+func parseInterfaces(text []byte) []pod.InterfaceUsage {
 	var all []pod.InterfaceUsage
-	sc := bufio.NewScanner(r)
-	for sc.Scan() && len(all) < maxInterfaces {
-		name, numbers, ok := bytes.Cut(sc.Bytes(), []byte{':'})
-		if !ok {
+	for line := range bytes.Lines(text) {
+		if len(all) == maxInterfaces {
+			break
+		}
+		name, numbers, ok := bytes.Cut(line, []byte{':'})
+		if name = bytes.TrimSpace(name); !ok || string(name) == "lo" {
 			continue
 		}
 		var n [16]uint64
-		for i, field := range bytes.Fields(numbers) {
+		i := 0
+		for field := range bytes.FieldsSeq(numbers) {
 			v, err := strconv.ParseUint(string(field), 10, 64)
 			if err != nil || i == len(n) {
 				break
 			}
 			n[i] = v
+			i++
 		}
-		i := pod.InterfaceUsage{
-			Name:    string(bytes.TrimSpace(name)),
+		all = append(all, pod.InterfaceUsage{
+			Name:    string(name),
 			RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDropped: n[3],
 			TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDropped: n[11],
-		}
-		if i.Name != "lo" {
-			all = append(all, i)
-		}
+		})
 	}
-	return all, sc.Err()
+	return all
 }
