@@ -37,18 +37,19 @@ type FS struct {
 	controllers map[string]string // v1: controller → directory of its hierarchy
 	unified     string            // directory of the v2 hierarchy, "" on plain v1
 	unmounted   string            // directory where v2 could be mounted beside v1, but is not; or ""
+	kept        *kept
 }
 
 // Open finds the hierarchies mounted at root, DefaultRoot on a real node.
 func Open(root string) (*FS, error) {
 	if exists(filepath.Join(root, "cgroup.controllers")) {
-		return &FS{mode: V2, hierarchies: []string{root}, unified: root}, nil
+		return &FS{mode: V2, hierarchies: []string{root}, unified: root, kept: newKept()}, nil
 	}
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
-	f := &FS{mode: V1, controllers: make(map[string]string)}
+	f := &FS{mode: V1, controllers: make(map[string]string), kept: newKept()}
 	for _, e := range entries {
 		f.add(root, e.Name())
 	}

@@ -20,15 +20,15 @@ const userHz = 100
 func (f *FS) ReadMetrics(cgroup string) (*pod.Metrics, error) {
 	var m pod.Metrics
 	err := f.with(cgroup, func(r *reader) {
-		f.readStats(r, cgroup, &m.Stats)
+		m = pod.Metrics{}
+		f.readStats(r, &m.Stats)
 		if f.mode == V2 {
-			r.moreV2(filepath.Join(f.unified, cgroup), &m)
+			r.moreV2(f.unified, &m)
 			return
 		}
-		dir := f.v1(cgroup)
-		r.moreV1(dir, &m)
+		r.moreV1(f.v1, &m)
 		if f.unified != "" { // hybrid nodes have hugetlb here
-			r.hugePages(filepath.Join(f.unified, cgroup), "current", "", &m)
+			r.hugePages(f.unified, "current", "", &m)
 		}
 	})
 	if err != nil {
@@ -39,16 +39,16 @@ func (f *FS) ReadMetrics(cgroup string) (*pod.Metrics, error) {
 
 // MaxTasks is the pids limit of a cgroup, 0 when it has none.
 func (f *FS) MaxTasks(cgroup string) (limit uint64) {
-	dir := f.v1(cgroup)("pids")
+	hierarchy := f.v1("pids")
 	if f.mode == V2 {
-		dir = filepath.Join(f.unified, cgroup)
+		hierarchy = f.unified
 	}
-	_ = f.with(cgroup, func(r *reader) { limit = r.number(dir, "pids.max") })
+	_ = f.with(cgroup, func(r *reader) { limit = r.number(hierarchy, "pids.max") })
 	return limit
 }
 
-func (r *reader) moreV2(dir string, m *pod.Metrics) {
-	r.keyed(dir, "cpu.stat", func(key []byte, value uint64) {
+func (r *reader) moreV2(unified string, m *pod.Metrics) {
+	r.keyed(unified, "cpu.stat", func(key []byte, value uint64) {
 		switch string(key) {
 		case "user_usec":
 			m.CPUUser = micros(value)
@@ -62,7 +62,7 @@ func (r *reader) moreV2(dir string, m *pod.Metrics) {
 			m.Throttle.Time = micros(value)
 		}
 	})
-	r.keyed(dir, "memory.stat", func(key []byte, value uint64) {
+	r.keyed(unified, "memory.stat", func(key []byte, value uint64) {
 		switch string(key) {
 		case "file":
 			m.MemoryCache = value
@@ -76,8 +76,8 @@ func (r *reader) moreV2(dir string, m *pod.Metrics) {
 			m.InactiveFile = value
 		}
 	})
-	m.MemoryPeak = r.number(dir, "memory.peak")
-	r.keyed(dir, "memory.events", func(key []byte, value uint64) {
+	m.MemoryPeak = r.number(unified, "memory.peak")
+	r.keyed(unified, "memory.events", func(key []byte, value uint64) {
 		switch string(key) {
 		case "max":
 			m.MemoryFailures = value
@@ -85,8 +85,8 @@ func (r *reader) moreV2(dir string, m *pod.Metrics) {
 			m.OOMKills = value
 		}
 	})
-	r.hugePages(dir, "current", "", m)
-	for line := range bytes.Lines(r.read(dir, "io.stat")) {
+	r.hugePages(unified, "current", "", m)
+	for line := range bytes.Lines(r.read(unified, "io.stat")) {
 		name, values, _ := strings.Cut(string(line), " ")
 		d := device(m, name)
 		if d == nil {
@@ -109,8 +109,8 @@ func (r *reader) moreV2(dir string, m *pod.Metrics) {
 	}
 }
 
-func (r *reader) moreV1(dir func(controller string) string, m *pod.Metrics) {
-	r.keyed(dir("cpuacct"), "cpuacct.stat", func(key []byte, value uint64) {
+func (r *reader) moreV1(hierarchy func(controller string) string, m *pod.Metrics) {
+	r.keyed(hierarchy("cpuacct"), "cpuacct.stat", func(key []byte, value uint64) {
 		switch string(key) {
 		case "user":
 			m.CPUUser = time.Duration(value) * time.Second / userHz
@@ -118,7 +118,7 @@ func (r *reader) moreV1(dir func(controller string) string, m *pod.Metrics) {
 			m.CPUSystem = time.Duration(value) * time.Second / userHz
 		}
 	})
-	r.keyed(dir("cpu"), "cpu.stat", func(key []byte, value uint64) {
+	r.keyed(hierarchy("cpu"), "cpu.stat", func(key []byte, value uint64) {
 		switch string(key) {
 		case "nr_periods":
 			m.Throttle.Periods = value
@@ -128,7 +128,7 @@ func (r *reader) moreV1(dir func(controller string) string, m *pod.Metrics) {
 			m.Throttle.Time = time.Duration(value)
 		}
 	})
-	memory := dir("memory")
+	memory := hierarchy("memory")
 	r.keyed(memory, "memory.stat", func(key []byte, value uint64) {
 		switch string(key) {
 		case "total_cache":
@@ -149,14 +149,14 @@ func (r *reader) moreV1(dir func(controller string) string, m *pod.Metrics) {
 			m.OOMKills = value
 		}
 	})
-	r.hugePages(dir("hugetlb"), "usage_in_bytes", "max_usage_in_bytes", m)
-	r.blkio(dir("blkio"), "io_service_bytes", func(d *pod.DeviceUsage) (read, write *uint64) { return &d.ReadBytes, &d.WriteBytes }, m)
-	r.blkio(dir("blkio"), "io_serviced", func(d *pod.DeviceUsage) (read, write *uint64) { return &d.Reads, &d.Writes }, m)
+	r.hugePages(hierarchy("hugetlb"), "usage_in_bytes", "max_usage_in_bytes", m)
+	r.blkio(hierarchy("blkio"), "io_service_bytes", func(d *pod.DeviceUsage) (read, write *uint64) { return &d.ReadBytes, &d.WriteBytes }, m)
+	r.blkio(hierarchy("blkio"), "io_serviced", func(d *pod.DeviceUsage) (read, write *uint64) { return &d.Reads, &d.Writes }, m)
 }
 
 // blkio reads lines such as "8:0 Read 4096" into what fields returns.
-func (r *reader) blkio(dir, what string, fields func(*pod.DeviceUsage) (read, write *uint64), m *pod.Metrics) {
-	for line := range bytes.Lines(r.read(dir, "blkio.throttle."+what+"_recursive")) {
+func (r *reader) blkio(hierarchy, what string, fields func(*pod.DeviceUsage) (read, write *uint64), m *pod.Metrics) {
+	for line := range bytes.Lines(r.read(hierarchy, "blkio.throttle."+what+"_recursive")) {
 		words := strings.Fields(string(line))
 		if len(words) != 3 {
 			continue
@@ -196,19 +196,19 @@ func device(m *pod.Metrics, name string) *pod.DeviceUsage {
 }
 
 // hugePages reads the files hugetlb.<size>.<usage> and, unless peak is "", hugetlb.<size>.<peak>.
-func (r *reader) hugePages(dir, usage, peak string, m *pod.Metrics) {
-	if dir == "" {
+func (r *reader) hugePages(hierarchy, usage, peak string, m *pod.Metrics) {
+	if hierarchy == "" {
 		return
 	}
-	names, _ := filepath.Glob(filepath.Join(dir, "hugetlb.*."+usage))
+	names, _ := filepath.Glob(filepath.Join(hierarchy, r.cgroup, "hugetlb.*."+usage))
 	for _, name := range names {
 		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(name), "hugetlb."), "."+usage)
 		if strings.Contains(size, ".") { // hugetlb.2MB.rsvd.current counts reservations
 			continue
 		}
-		h := pod.HugePageUsage{Size: size, Usage: r.number(dir, filepath.Base(name))}
+		h := pod.HugePageUsage{Size: size, Usage: r.number(hierarchy, filepath.Base(name))}
 		if peak != "" {
-			h.Peak = r.number(dir, "hugetlb."+size+"."+peak)
+			h.Peak = r.number(hierarchy, "hugetlb."+size+"."+peak)
 		}
 		m.HugePages = append(m.HugePages, h)
 	}

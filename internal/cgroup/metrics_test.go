@@ -2,6 +2,7 @@ package cgroup_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sync/errgroup"
 
 	"gantry/internal/cgroup"
 	"gantry/internal/lab"
@@ -200,5 +203,58 @@ func BenchmarkRead100PodsV2(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// Files that are still open from the last reading show neither what is gone nor what it once used.
+func TestReadOfACgroupThatIsMadeAgain(t *testing.T) {
+	f := open(t, cgroup.DefaultRoot)
+	path := lab.Cgroup(t)
+	t.Cleanup(func() { _ = f.Remove(context.Background(), path) })
+	for range 3 {
+		if err := f.Create(path); err != nil {
+			t.Fatal(err)
+		}
+		s, err := f.Read(path)
+		if err != nil || s.Processes != 0 || s.CPUUsage != 0 {
+			t.Fatalf("a new cgroup uses %+v, %v", s, err)
+		}
+		busy(t, cgroup.DefaultRoot, path)
+		if s, err = f.Read(path); err != nil || s.Processes == 0 || s.CPUUsage == 0 {
+			t.Fatalf("a busy cgroup uses %+v, %v", s, err)
+		}
+		if err = f.Remove(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = f.Read(path); !errdefs.IsNotFound(err) {
+			t.Fatalf("a cgroup that is gone uses %+v, %v", s, err)
+		}
+	}
+}
+
+// One that is read at once by many is read by each as if it were alone.
+func TestReadByMany(t *testing.T) {
+	f := open(t, v2Tree(t, "p/c"))
+	want, err := f.Read("/p/c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for range 8 {
+		g.Go(func() error {
+			for range 200 {
+				got, err := f.Read("/p/c")
+				if err != nil {
+					return err
+				}
+				if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(pod.Stats{}, "At")); diff != "" {
+					return errors.New(diff)
+				}
+			}
+			return nil
+		})
+	}
+	if err = g.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,26 +13,31 @@ import (
 	"gantry/internal/pod"
 )
 
-// reader reads the files of one cgroup through one buffer and keeps the first error.
+// reader reads the files of one cgroup through one buffer and keeps the first error. A file is named by
+// the directory of its hierarchy, "" for none, and its own name.
 type reader struct {
-	files int // that exist
-	err   error
-	dir   string // that dirfd is, "" for none
-	dirfd int
-	buf   [8192]byte
+	cgroup    string
+	kept      *files // what was open before, and what this reading leaves open
+	keep      bool   // whether files that are opened now are left open
+	there     int    // files that exist
+	stale     bool   // a file that was open before is another cgroup's, one that is gone
+	err       error
+	hierarchy string // in which the cgroup's directory is dirfd, "" for none
+	dirfd     int
+	buf       [8192]byte
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
 // number reads a file that holds one number; "max", and a file that is not there, are 0.
-func (r *reader) number(dir, name string) uint64 {
-	n, _ := r.limit(dir, name)
+func (r *reader) number(hierarchy, name string) uint64 {
+	n, _ := r.limit(hierarchy, name)
 	return n
 }
 
 // limit reads a file that holds one number; ok is false for "max" and for a file that is not there.
-func (r *reader) limit(dir, name string) (n uint64, ok bool) {
-	return parse(bytes.TrimSpace(r.read(dir, name)))
+func (r *reader) limit(hierarchy, name string) (n uint64, ok bool) {
+	return parse(bytes.TrimSpace(r.read(hierarchy, name)))
 }
 
 // parse does without the string that strconv wants: statistics are read often.
@@ -46,8 +52,8 @@ func parse(digits []byte) (n uint64, ok bool) {
 }
 
 // keyed reads a file of lines "key value". The key is valid during the call.
-func (r *reader) keyed(dir, name string, each func(key []byte, value uint64)) {
-	for line := range bytes.Lines(r.read(dir, name)) {
+func (r *reader) keyed(hierarchy, name string, each func(key []byte, value uint64)) {
+	for line := range bytes.Lines(r.read(hierarchy, name)) {
 		key, value, found := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
 		if n, ok := parse(value); found && ok {
 			each(key, n)
@@ -56,8 +62,8 @@ func (r *reader) keyed(dir, name string, each func(key []byte, value uint64)) {
 }
 
 // stall reads a file of pressure; nil where there is none.
-func (r *reader) stall(dir, name string) *pod.Stall {
-	content := r.read(dir, name)
+func (r *reader) stall(hierarchy, name string) *pod.Stall {
+	content := r.read(hierarchy, name)
 	if len(content) == 0 {
 		return nil
 	}
@@ -101,56 +107,75 @@ func percent(value []byte) float64 {
 	return float64(100*n+c) / 100
 }
 
-// open opens a file of a directory that stays open until another one is asked for: the path of a
-// container's cgroup is long, and is then walked once.
-func (r *reader) open(dir, name string) (fd int, err error) {
-	if dir != r.dir {
+// open opens a file. The cgroup's directory stays open until one in another hierarchy is asked for: its
+// path is long, and is then walked once.
+func (r *reader) open(hierarchy, name string) (fd int, err error) {
+	if hierarchy != r.hierarchy {
 		r.close()
+		dir := filepath.Join(hierarchy, r.cgroup)
 		if r.dirfd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return -1, err
+			return absent, err
 		}
-		r.dir = dir
+		r.hierarchy = hierarchy
 	}
 	return unix.Openat(r.dirfd, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
 func (r *reader) close() {
-	if r.dir != "" {
+	if r.hierarchy != "" {
 		_ = unix.Close(r.dirfd)
-		r.dir = ""
+		r.hierarchy = ""
 	}
 }
 
 // read returns a file's content, valid until the next read. A file that is not there is empty.
-func (r *reader) read(dir, name string) []byte {
-	if dir == "" || r.err != nil {
+func (r *reader) read(hierarchy, name string) []byte {
+	if hierarchy == "" || r.err != nil || r.stale {
 		return nil
 	}
-	fd, err := r.open(dir, name)
+	fd, known := r.kept.find(hierarchy, name)
+	if !known {
+		var err error
+		if fd, err = r.open(hierarchy, name); err != nil {
+			fd = absent
+			r.fail(err)
+		}
+		if r.keep && r.err == nil {
+			r.kept.list = append(r.kept.list, file{hierarchy, name, fd})
+		} else if fd != absent {
+			defer func() { _ = unix.Close(fd) }()
+		}
+	}
+	if fd == absent {
+		return nil
+	}
+	content, err := r.content(fd)
 	if err != nil {
-		r.fail(err)
+		r.stale = known && gone(err)
+		r.fail(fmt.Errorf("%s: %w", name, err))
 		return nil
 	}
-	defer func() { _ = unix.Close(fd) }()
+	r.there++
+	return content
+}
+
+func (r *reader) content(fd int) ([]byte, error) {
 	n := 0
 	for n < len(r.buf) {
-		more, err := unix.Read(fd, r.buf[n:])
+		more, err := unix.Pread(fd, r.buf[n:], int64(n))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			r.fail(err)
-			return nil
+			return nil, err
 		}
 		space := len(r.buf) - n
 		n += more
 		if more < space { // the kernel hands out these files whole: there is no need to ask for the end
-			r.files++
-			return r.buf[:n]
+			return r.buf[:n], nil
 		}
 	}
-	r.fail(fmt.Errorf("%s: %w", name, io.ErrShortBuffer))
-	return nil
+	return nil, io.ErrShortBuffer
 }
 
 // fail keeps err, unless it means that the file is not there or that this kernel has the account

@@ -232,6 +232,7 @@ func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) e
 	}
 	c.hasExited()
 	m.index.removeContainer(c)
+	m.unmeter(c.now.Load().CgroupPath)
 	if op == OpRemoveContainer {
 		return m.reached(op, pointForget)
 	}

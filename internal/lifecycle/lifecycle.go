@@ -80,6 +80,8 @@ type Meter interface {
 	CgroupMetrics(path string) (*pod.Metrics, error)
 	// Network reads the interfaces of a network namespace; pids are processes that may be in it.
 	Network(netns string, pids []int) (*pod.NetworkUsage, error)
+	// Forget is told of cgroups that are not read again.
+	Forget(cgroup string)
 }
 
 // Times bound what can hang. Zero is the default.

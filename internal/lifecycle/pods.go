@@ -88,6 +88,7 @@ func (m *Manager) undoPod(ctx context.Context, op Op, p *podEntry) error {
 		return err
 	}
 	m.index.removePod(p)
+	m.unmeter(p.now.Load().CgroupPath)
 	if op == OpRemovePod {
 		return m.reached(op, pointForget)
 	}

@@ -145,6 +145,13 @@ func (m *Manager) ownCgroup(p *podEntry) string {
 	return sb.CgroupPath
 }
 
+// unmeter gives up what is kept of a cgroup for its statistics.
+func (m *Manager) unmeter(cgroup string) {
+	if m.opts.Meter != nil && cgroup != "" {
+		m.opts.Meter.Forget(cgroup)
+	}
+}
+
 // podNetwork is nil for a pod on the node's network, and where the interfaces cannot be read: the
 // rest of the statistics is as good without.
 func (m *Manager) podNetwork(p *podEntry) *pod.NetworkUsage {

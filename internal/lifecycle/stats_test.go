@@ -19,6 +19,8 @@ import (
 type meter struct {
 	mu      sync.Mutex
 	cgroups map[string]time.Duration // CPU; guarded by mu
+	// forgotten are the cgroups that nobody reads again; guarded by mu
+	forgotten []string
 }
 
 func (m *meter) use(cgroup string, cpu time.Duration) {
@@ -53,6 +55,21 @@ func (m *meter) ContainerMetrics(c *pod.Container) (*pod.Metrics, error) {
 
 func (m *meter) Network(netns string, pids []int) (*pod.NetworkUsage, error) {
 	return &pod.NetworkUsage{Interfaces: []pod.InterfaceUsage{{Name: netns, RxBytes: uint64(len(pids))}}}, nil
+}
+
+// gone returns what was forgotten since it was last asked.
+func (m *meter) gone() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.forgotten
+	m.forgotten = nil
+	return all
+}
+
+func (m *meter) Forget(cgroup string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = append(m.forgotten, cgroup)
 }
 
 func metered(t *testing.T) (*lifecycle.Manager, *meter) {
@@ -104,6 +121,12 @@ func TestPodCPUNeverDropsWhenAContainerEnds(t *testing.T) {
 			if cpu := podCPU(t, m, id); cpu != 3*time.Second {
 				t.Errorf("when its container had ended, the pod had used %v", cpu)
 			}
+			if err := m.RemovePod(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			if got := usage.gone(); !slices.Equal(got, []string{cgroup, above}) {
+				t.Errorf("%v were forgotten, want the container's and the pod's", got)
+			}
 		})
 	}
 }
@@ -120,6 +143,12 @@ func TestPodsThatShareACgroupAreCountedApart(t *testing.T) {
 	}
 	if cpu := podCPU(t, m, db); cpu != 0 {
 		t.Errorf("db used %v", cpu)
+	}
+	if err := m.RemovePod(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if cpu := podCPU(t, m, web); cpu != time.Hour {
+		t.Errorf("web used %v when it was alone in its cgroup, want all of it", cpu)
 	}
 	above := podIn(t, m, "above", "/")
 	if cpu := podCPU(t, m, above); cpu != 0 {

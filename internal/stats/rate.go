@@ -47,6 +47,12 @@ func (r *rates) of(cgroup string, at time.Time, usage time.Duration) *uint64 {
 	return last.rate
 }
 
+func (r *rates) forget(cgroup string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.readings, cgroup)
+}
+
 func (r *rates) sweep(now time.Time) {
 	if now.Sub(r.swept) < mostWindow {
 		return

@@ -19,6 +19,8 @@ type Cgroups interface {
 	MaxTasks(cgroup string) uint64
 	// Members are the processes in a cgroup and below it.
 	Members(cgroup string) ([]int, error)
+	// Forget gives up what is kept of a cgroup for the next reading.
+	Forget(cgroup string)
 }
 
 // Layers tells the size of writable layers without waiting for the disk; nil while it is not known.
@@ -61,6 +63,12 @@ func (r *Reader) Cgroup(path string) (*pod.Stats, error) {
 	}
 	s.CPURate = r.rates.of(path, s.At, s.CPUUsage)
 	return s, nil
+}
+
+// Forget gives up what is kept of a cgroup that is not read again.
+func (r *Reader) Forget(cgroup string) {
+	r.cgroups.Forget(cgroup)
+	r.rates.forget(cgroup)
 }
 
 // ContainerMetrics reads all that can be known of a container.
