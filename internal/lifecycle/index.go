@@ -3,9 +3,11 @@ package lifecycle
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -21,6 +23,10 @@ type index struct {
 	podIDs     map[string]*podEntry                    // guarded by mu; once the engine gave an id
 	ctrIDs     map[string]*containerEntry              // guarded by mu; once the engine gave an id
 	cgroups    cgroupUsers                             // guarded by mu
+	// podOrder and ctrOrder are what allPods and allContainers returned last, nil since an entry was added
+	// or removed. They are replaced, never changed.
+	podOrder atomic.Pointer[[]*podEntry]
+	ctrOrder atomic.Pointer[[]*containerEntry]
 }
 
 func newIndex() *index {
@@ -35,6 +41,7 @@ func newIndex() *index {
 func (x *index) addPod(p *podEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.podOrder.Store(nil)
 	x.pods[p.key] = p
 	if id := p.id(); id != "" {
 		x.podIDs[id] = p
@@ -45,6 +52,7 @@ func (x *index) addPod(p *podEntry) {
 func (x *index) removePod(p *podEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.podOrder.Store(nil)
 	delete(x.pods, p.key)
 	delete(x.byPod, p.key)
 	delete(x.podIDs, p.id())
@@ -55,6 +63,7 @@ func (x *index) removePod(p *podEntry) {
 func (x *index) addContainer(c *containerEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.ctrOrder.Store(nil)
 	x.containers[c.key] = c
 	if x.byPod[c.pod.key] == nil {
 		x.byPod[c.pod.key] = make(map[pod.Key]*containerEntry)
@@ -68,6 +77,7 @@ func (x *index) addContainer(c *containerEntry) {
 func (x *index) removeContainer(c *containerEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.ctrOrder.Store(nil)
 	delete(x.containers, c.key)
 	delete(x.byPod[c.pod.key], c.key)
 	delete(x.ctrIDs, c.id())
@@ -133,22 +143,29 @@ func (x *index) sharesCgroup(sb *pod.Sandbox) bool {
 // allPods returns every entry, oldest first.
 func (x *index) allPods() []*podEntry {
 	x.mu.RLock()
-	all := make([]*podEntry, 0, len(x.pods))
-	for _, p := range x.pods {
-		all = append(all, p)
-	}
-	x.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *podEntry) int {
+	defer x.mu.RUnlock()
+	return inOrder(&x.podOrder, x.pods, func(a, b *podEntry) int {
 		return cmp.Or(a.now.Load().CreatedAt.Compare(b.now.Load().CreatedAt), cmp.Compare(a.key, b.key))
 	})
-	return all
 }
 
 // allContainers returns every entry, oldest first.
 func (x *index) allContainers() []*containerEntry {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return sorted(x.containers)
+	return inOrder(&x.ctrOrder, x.containers, older)
+}
+
+// inOrder returns all entries in order: those of last, unless a time of theirs has changed since. The index is
+// locked.
+func inOrder[E any](last *atomic.Pointer[[]E], all map[pod.Key]E, compare func(a, b E) int) []E {
+	before := last.Load()
+	if before != nil && slices.IsSortedFunc(*before, compare) {
+		return *before
+	}
+	now := slices.SortedFunc(maps.Values(all), compare)
+	last.Store(&now)
+	return now
 }
 
 // containersOf returns the entries of one pod, oldest first.
@@ -163,8 +180,10 @@ func sorted(m map[pod.Key]*containerEntry) []*containerEntry {
 	for _, c := range m {
 		all = append(all, c)
 	}
-	slices.SortFunc(all, func(a, b *containerEntry) int {
-		return cmp.Or(a.now.Load().CreatedAt.Compare(b.now.Load().CreatedAt), cmp.Compare(a.key, b.key))
-	})
+	slices.SortFunc(all, older)
 	return all
+}
+
+func older(a, b *containerEntry) int {
+	return cmp.Or(a.now.Load().CreatedAt.Compare(b.now.Load().CreatedAt), cmp.Compare(a.key, b.key))
 }
