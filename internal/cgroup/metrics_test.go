@@ -243,9 +243,9 @@ func TestReadByMany(t *testing.T) {
 	for range 8 {
 		g.Go(func() error {
 			for range 200 {
-				got, err := f.Read("/p/c")
-				if err != nil {
-					return err
+				got, failed := f.Read("/p/c")
+				if failed != nil {
+					return failed
 				}
 				if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(pod.Stats{}, "At")); diff != "" {
 					return errors.New(diff)
