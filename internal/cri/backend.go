@@ -13,7 +13,7 @@ import (
 )
 
 // Pods is the slice of lifecycle that serves sandboxes. Ids are full ids or unambiguous prefixes.
-// Snapshots are shared: they are read, never changed.
+// Snapshots are shared: they are read, never changed, by either side; the same ones give the same answer.
 type Pods interface {
 	RunPod(ctx context.Context, spec *pod.SandboxSpec) (id string, err error)
 	StopPod(ctx context.Context, id string) error

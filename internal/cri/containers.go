@@ -72,19 +72,22 @@ func (s *Service) ContainerStatus(ctx context.Context, req *runtime.ContainerSta
 
 // ListContainers lists the containers that the filter lets through.
 func (s *Service) ListContainers(ctx context.Context, req *runtime.ListContainersRequest) (*runtime.ListContainersResponse, error) {
-	return &runtime.ListContainersResponse{Containers: s.listContainers(ctx, req.GetFilter())}, nil
+	f := req.GetFilter()
+	return s.containerLists.give(s.filterContainers(ctx, f), f != nil, func(containers []*pod.Container) *runtime.ListContainersResponse {
+		return &runtime.ListContainersResponse{Containers: fromContainers(containers)}
+	}), nil
 }
 
 // StreamContainers is ListContainers in messages of bounded size.
 func (s *Service) StreamContainers(req *runtime.StreamContainersRequest, stream runtime.RuntimeService_StreamContainersServer) error {
-	return chunks(s.listContainers(stream.Context(), req.GetFilter()), func(part []*runtime.Container) error {
+	return chunks(fromContainers(s.filterContainers(stream.Context(), req.GetFilter())), func(part []*runtime.Container) error {
 		return stream.Send(&runtime.StreamContainersResponse{Containers: part})
 	})
 }
 
-func (s *Service) listContainers(ctx context.Context, f *runtime.ContainerFilter) []*runtime.Container {
-	var out []*runtime.Container
-	for _, c := range s.filterContainers(ctx, f) {
+func fromContainers(containers []*pod.Container) []*runtime.Container {
+	out := make([]*runtime.Container, 0, len(containers))
+	for _, c := range containers {
 		out = append(out, fromContainer(c))
 	}
 	return out

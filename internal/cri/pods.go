@@ -63,19 +63,22 @@ func (s *Service) PodSandboxStatus(ctx context.Context, req *runtime.PodSandboxS
 
 // ListPodSandbox lists the sandboxes that the filter lets through.
 func (s *Service) ListPodSandbox(ctx context.Context, req *runtime.ListPodSandboxRequest) (*runtime.ListPodSandboxResponse, error) {
-	return &runtime.ListPodSandboxResponse{Items: s.listPods(ctx, req.GetFilter())}, nil
+	f := req.GetFilter()
+	return s.podLists.give(s.filterPods(ctx, f), f != nil, func(pods []*pod.Sandbox) *runtime.ListPodSandboxResponse {
+		return &runtime.ListPodSandboxResponse{Items: fromSandboxes(pods)}
+	}), nil
 }
 
 // StreamPodSandboxes is ListPodSandbox in messages of bounded size.
 func (s *Service) StreamPodSandboxes(req *runtime.StreamPodSandboxesRequest, stream runtime.RuntimeService_StreamPodSandboxesServer) error {
-	return chunks(s.listPods(stream.Context(), req.GetFilter()), func(part []*runtime.PodSandbox) error {
+	return chunks(fromSandboxes(s.filterPods(stream.Context(), req.GetFilter())), func(part []*runtime.PodSandbox) error {
 		return stream.Send(&runtime.StreamPodSandboxesResponse{PodSandboxes: part})
 	})
 }
 
-func (s *Service) listPods(ctx context.Context, f *runtime.PodSandboxFilter) []*runtime.PodSandbox {
-	var out []*runtime.PodSandbox
-	for _, sb := range s.filterPods(ctx, f) {
+func fromSandboxes(pods []*pod.Sandbox) []*runtime.PodSandbox {
+	out := make([]*runtime.PodSandbox, 0, len(pods))
+	for _, sb := range pods {
 		out = append(out, fromSandbox(sb))
 	}
 	return out

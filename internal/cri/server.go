@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/pod"
 )
 
 // MaxMessageSize bounds a message in either direction, in bytes: what the kubelet's client accepts.
@@ -59,6 +61,9 @@ type Service struct {
 	urls        StreamURLs
 	log         *slog.Logger
 	version     string
+
+	containerLists answers[pod.Container, *runtime.ListContainersResponse]
+	podLists       answers[pod.Sandbox, *runtime.ListPodSandboxResponse]
 }
 
 var (
@@ -93,6 +98,7 @@ func NewServer(s *Service, in Interceptors) *grpc.Server {
 	g := grpc.NewServer(
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxSendMsgSize(MaxMessageSize),
+		grpc.ForceServerCodecV2(newCodec(s)),
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
 	)
