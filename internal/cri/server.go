@@ -90,6 +90,10 @@ type Interceptors struct {
 	Stream []grpc.StreamServerInterceptor
 }
 
+// streamWorkers are goroutines that serve one RPC after the other: a new goroutine has to grow its stack
+// for each. More RPCs at once, and those that last, get goroutines of their own.
+const streamWorkers = 8
+
 // NewServer returns a gRPC server with s registered, the CRI's message sizes and the translation
 // of errors innermost.
 func NewServer(s *Service, in Interceptors) *grpc.Server {
@@ -99,6 +103,7 @@ func NewServer(s *Service, in Interceptors) *grpc.Server {
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxSendMsgSize(MaxMessageSize),
 		grpc.ForceServerCodecV2(newCodec(s)),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
 	)
