@@ -24,8 +24,8 @@ type answer[T any, M proto.Message] struct {
 	encoded []byte
 }
 
-// give returns the answer that make makes of items, or made of them before.
-func (a *answers[T, M]) give(items []*T, filtered bool, make func([]*T) M) M {
+// give returns the answer that convert makes of items, or made of them before.
+func (a *answers[T, M]) give(items []*T, filtered bool, convert func([]*T) M) M {
 	last := &a.last[0]
 	if filtered {
 		last = &a.last[1]
@@ -33,7 +33,7 @@ func (a *answers[T, M]) give(items []*T, filtered bool, make func([]*T) M) M {
 	if l := last.Load(); l != nil && slices.Equal(l.of, items) {
 		return l.message
 	}
-	n := &answer[T, M]{of: items, message: make(items)}
+	n := &answer[T, M]{of: items, message: convert(items)}
 	var err error
 	if n.encoded, err = proto.Marshal(n.message); err == nil { // else the codec says what is wrong
 		last.Store(n)
