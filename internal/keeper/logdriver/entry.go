@@ -56,10 +56,10 @@ func starts(raw []byte) bool {
 		(source == string(crilog.Stdout) || source == string(crilog.Stderr))
 }
 
-// next takes the first frame of raw. used is 0 when raw is the beginning of a frame only. Bytes that are
+// Next takes the first frame of raw. used is 0 when raw is the beginning of a frame only. Bytes that are
 // none, as there may be where the beginning of a frame was lost, are used up to the next frame: then ok
 // is false.
-func next(raw []byte) (e Entry, used int, ok bool) {
+func Next(raw []byte) (e Entry, used int, ok bool) {
 	if len(raw) < headSize {
 		return Entry{}, 0, false
 	}
@@ -157,7 +157,7 @@ func Append(dst []byte, e *Entry) []byte {
 func Ready(raw []byte, room int) int {
 	n := 0
 	for {
-		e, used, ok := next(raw[n:])
+		e, used, ok := Next(raw[n:])
 		if ok {
 			// The content may hold no newline; see Format.
 			room -= len(e.Line) + maxHead
@@ -174,7 +174,7 @@ func Ready(raw []byte, room int) int {
 // be made again byte for byte.
 func Format(dst, raw []byte) []byte {
 	for len(raw) > 0 {
-		e, used, ok := next(raw)
+		e, used, ok := Next(raw)
 		if used == 0 {
 			return dst
 		}
@@ -215,7 +215,7 @@ func Of(s crilog.Stream) Open {
 // After is what is unfinished after raw, which is whole frames, if o was before.
 func (o Open) After(raw []byte) Open {
 	for len(raw) > 0 {
-		e, used, ok := next(raw)
+		e, used, ok := Next(raw)
 		switch {
 		case used == 0:
 			return o

@@ -58,6 +58,8 @@ type Log struct {
 	Key     string `json:"key"`
 	LogPath string `json:"logPath,omitempty"` // absolute; "" reads output and drops it
 	Socket  string `json:"socket"`            // absolute; where dockerd finds the log driver
+	// Bounds are those of the log.
+	Bounds LogBounds `json:"bounds,omitzero"`
 }
 
 // LogKeyOption is the log option by which dockerd tells the driver a container's key.

@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"gantry/internal/crilog"
 	"gantry/internal/keeper/wire"
 )
 
@@ -30,10 +29,11 @@ func (lineState) logged(raw []byte) lineState {
 	return lineOpen
 }
 
-// dropped is the state after raw was dropped.
+// dropped is the state after raw was dropped. Where the log has the beginning of the line whose end that was, the
+// next line ends it: up to its newline it is dropped, too.
 func (was lineState) dropped(raw []byte) lineState {
-	if raw[len(raw)-1] == '\n' {
-		return was &^ lineCut
+	if raw[len(raw)-1] == '\n' && was&lineOpen == 0 {
+		return 0
 	}
 	return was | lineCut
 }
@@ -114,35 +114,34 @@ func (l *logFile) batch(s *stream, raw, out []byte) {
 		was := s.st.lineNow()
 		n := len(raw)
 		if !l.room(n, now) {
-			l.drop(s, raw, was.dropped(raw))
+			l.drop(s, raw, s.dropped(was, raw))
 			return
 		}
-		if d := was.resume(raw); d > 0 {
-			l.drop(s, raw[:d], was.dropped(raw[:d]))
+		d, n := s.resume(was, raw)
+		if d > 0 {
+			l.drop(s, raw[:d], s.dropped(was, raw[:d]))
 			raw = raw[d:]
 			continue
 		}
-		if was == lineOpen|lineCut { // the newline that ends the line which was cut
-			n = 1
-		}
 		offset, known := l.sizeWithin(l.bounds.FullWait)
 		if !known {
-			l.drop(s, raw, was.dropped(raw))
+			l.drop(s, raw, s.dropped(was, raw))
 			return
 		}
 		s.st.begin(n, now.UnixNano(), offset)
-		state := was.logged(raw[:n])
-		s.st.setLine(state)
-		text := s.entries(out[:0], now, raw[:n])
+		s.st.setLine(s.kept(was, raw[:n]))
+		text := s.entries(out[:0], now, raw[:n], was)
 		written := l.write(text, l.bounds.FullWait)
 		if written == len(text) {
+			lost := s.lost(was, raw[:n])
 			s.commit(raw[:n])
+			l.lose(s, lost)
 			raw = raw[n:]
 			continue
 		}
 		n = l.abandon(s, raw[:n], text[:written], was)
 		raw = raw[n:]
-		l.drop(s, raw, s.st.lineNow().dropped(raw))
+		l.drop(s, raw, s.dropped(s.st.lineNow(), raw))
 		return
 	}
 }
@@ -170,20 +169,37 @@ func (l *logFile) abandon(s *stream, raw, written []byte, was lineState) int {
 	if err := unix.Ftruncate(l.fd, offset+int64(whole)); err != nil {
 		log.Printf("%s: %v", l.path, err)
 	}
-	n := crilog.Skip(raw, bytes.Count(written[:whole], []byte{'\n'}))
+	n := s.skip(raw, bytes.Count(written[:whole], []byte{'\n'}))
 	if n == 0 {
 		s.st.shrink(0, was)
 		return 0
 	}
-	s.st.shrink(n, was.logged(raw[:n]))
+	s.st.shrink(n, s.kept(was, raw[:n]))
 	s.commit(raw[:n])
 	return n
 }
 
 // drop ends what is not to be logged.
 func (l *logFile) drop(s *stream, raw []byte, line lineState) {
-	s.st.drop(len(raw), line)
-	l.bounds.dropped.Add(int64(len(raw)))
+	if len(raw) == 0 {
+		return
+	}
+	n := s.output(raw)
+	s.st.drop(len(raw), n, line)
+	l.count(n)
+}
+
+// lose counts what is missing of a batch that is in the log.
+func (l *logFile) lose(s *stream, n int) {
+	if n > 0 {
+		s.st.lose(n)
+		l.count(n)
+	}
+}
+
+// count tells before long how much was dropped.
+func (l *logFile) count(n int) {
+	l.bounds.dropped.Add(int64(n))
 	if l.bounds.report != nil && l.bounds.reporting.CompareAndSwap(false, true) {
 		time.AfterFunc(reportAfter, func() {
 			l.bounds.reporting.Store(false)

@@ -156,6 +156,24 @@ func TestLongLineThatIsCutIsEnded(t *testing.T) {
 	}
 }
 
+// Where the end of a line was dropped whose beginning is in the log, the next does not continue it.
+func TestLongLineWhoseEndIsDropped(t *testing.T) {
+	s, in, _ := fixture(t)
+	s.log.bounds.FullWait = time.Second
+	s.take(t, in, strings.Repeat("a", 40<<10))
+	s.log.bounds.Size = 1
+	s.take(t, in, strings.Repeat("b", 60<<10)+"\ndropped\n")
+	s.log.bounds.Size = 0
+	s.take(t, in, "ends it\nwhole\n")
+	got := s.lines(t)
+	if len(got) != 2 || strings.Trim(got[0], "ab") != "" || got[1] != "whole" {
+		t.Fatalf("%.20q", got)
+	}
+	if total := len("\ndropped\nends it\nwhole\n") + 100<<10; len(strings.Join(got, "\n"))+1+int(s.st.droppedBytes()) != total {
+		t.Errorf("%d bytes are dropped", s.st.droppedBytes())
+	}
+}
+
 func TestRateAndSizeDropWholeLines(t *testing.T) {
 	for rule, b := range map[string]wire.LogBounds{"rate": {Rate: 20_000}, "size": {Size: 50_000}} {
 		t.Run(rule, func(t *testing.T) {
@@ -218,7 +236,7 @@ func TestDroppedBytesAreCountedOnceThroughDeaths(t *testing.T) {
 			}
 			was := s.st.lineNow()
 			if rand.IntN(2) == 0 {
-				s.st.drop(100, was.dropped(raw))
+				s.st.drop(100, 100, was.dropped(raw))
 				s.st.rec.done -= 100
 			}
 			rest = rest[100:]

@@ -33,16 +33,6 @@ const (
 	noteLost   = "gantry: gantry-keeper was killed, all of it; up to 32 KiB of output may be missing here"
 )
 
-// frames are the frames of dockerd.
-type frames struct{}
-
-func (frames) ready(raw []byte, room int) int { return logdriver.Ready(raw, room) }
-
-func (frames) entries(dst []byte, _ time.Time, raw []byte) []byte { return logdriver.Format(dst, raw) }
-
-// The rest of a frame that its writer did not finish is no entry.
-func (frames) flushes() bool { return false }
-
 // feedFrom begins to log what comes from dockerd's FIFO at path file.
 func (s *sink) feedFrom(file string) error {
 	s.mu.Lock()
@@ -123,8 +113,9 @@ func (s *sink) begin() error {
 	if !ok && !lost && !broken {
 		st.rec.open = int64(open)
 	}
+	s.log.bounds.dropped.Add(st.droppedBytes()) // by a worker before
 	r := &stream{
-		name: crilog.Stream(f.File), format: frames{}, log: s.log, via: [2]int{-1, -1}, st: st,
+		name: crilog.Stream(f.File), format: frames{st}, log: s.log, via: [2]int{-1, -1}, st: st,
 		logged: s.logged,
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", source), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -222,12 +213,12 @@ func (s *sink) endFirst(broken bool) {
 	s.mu.Lock()
 	f, r := s.Feeds[0], s.current
 	s.mu.Unlock()
-	open := logdriver.Open(0)
+	open, dropped := logdriver.Open(0), int64(0)
 	if r != nil {
 		r.finish()
 		r.mu.Lock()
 		if r.st != nil {
-			open = logdriver.Open(r.st.rec.open)
+			open, dropped = logdriver.Open(r.st.rec.open), r.st.droppedBytes()
 			if n := r.st.waiting(); n > 0 {
 				log.Printf("log %s: dockerd left %d bytes of a frame that it did not finish", s.Key, n)
 			}
@@ -238,6 +229,7 @@ func (s *sink) endFirst(broken bool) {
 	s.mu.Lock()
 	s.Feeds, s.current = append([]feed(nil), s.Feeds[1:]...), nil
 	s.Broken, s.Open = broken, open
+	s.Dropped += dropped
 	s.wake()
 	s.mu.Unlock()
 	if err := s.save(); err != nil {

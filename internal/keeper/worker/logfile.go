@@ -140,7 +140,7 @@ func (l *logFile) append(s *stream, raw, out []byte) {
 	}
 	offset, _ := l.sizeWithin(0) // unknown only when the container is removed
 	s.st.begin(len(raw), now.UnixNano(), offset)
-	l.writeAll(s.entries(out, now, raw))
+	l.writeAll(s.entries(out, now, raw, s.st.lineNow()))
 	s.commit(raw)
 }
 

@@ -45,15 +45,20 @@ type savedSink struct {
 	// Broken says that dockerd did not end the last feed, Open whose line that left unfinished.
 	Broken bool           `json:"broken,omitempty"`
 	Open   logdriver.Open `json:"open,omitempty"`
+	// Dropped are the bytes of output that bounds kept out of the log while feeds had it that have ended.
+	Dropped int64 `json:"dropped,omitempty"`
 }
 
 const sinkRecord = "log.json"
 
 func (w *Worker) newSink(s savedSink) *sink {
-	return &sink{
+	one := &sink{
 		w: w, dir: w.sinkDir(s.Key), savedSink: s, held: map[string]int{}, grown: make(chan struct{}),
-		log: &logFile{path: s.LogPath, fd: -1, stop: make(chan struct{})},
+		log: &logFile{path: s.LogPath, fd: -1, stop: make(chan struct{}), bounds: bounds{LogBounds: s.Bounds}},
 	}
+	one.log.bounds.dropped.Store(s.Dropped)
+	one.log.bounds.report = func(dropped int64) { w.publish(wire.Event{Key: s.Key, LogDropped: dropped}) }
+	return one
 }
 
 func (w *Worker) sinkDir(key string) string { return filepath.Join(w.opt.StateDir, "l", key) }

@@ -43,6 +43,8 @@ type record struct {
 	droppedTo int64
 	// line is the stream position to which it holds, times four, and the bits of lineState.
 	line int64
+	// was is the lineState before the batch that has begun.
+	was int64
 }
 
 const (
@@ -129,7 +131,7 @@ func (s *stage) read(dst []byte, pos int64) ([]byte, error) {
 
 // begin notes a batch of n bytes before its first byte is written to the log.
 func (s *stage) begin(n int, at, offset int64) {
-	s.rec.at, s.rec.offset = at, offset
+	s.rec.at, s.rec.offset, s.rec.was = at, offset, int64(s.lineNow())
 	atomic.StoreInt64(&s.rec.end, atomic.LoadInt64(&s.rec.done)+int64(n))
 }
 
@@ -144,16 +146,22 @@ func (s *stage) commit() {
 	}
 }
 
-// drop ends a batch of n bytes without the log. Whenever the worker dies, each of them counts as dropped
-// once, or is logged and does not count.
-func (s *stage) drop(n int, line lineState) {
+// drop ends a batch of n bytes, which are so many bytes of output, without the log. Whenever the worker dies, each of
+// them counts as dropped once, or is logged and does not count.
+func (s *stage) drop(n, output int, line lineState) {
 	end := atomic.LoadInt64(&s.rec.done) + int64(n)
 	atomic.StoreInt64(&s.rec.dropped, s.droppedBytes())
 	atomic.StoreInt64(&s.rec.dropEnd, end)
-	atomic.StoreInt64(&s.rec.droppedTo, atomic.LoadInt64(&s.rec.dropped)+int64(n))
+	atomic.StoreInt64(&s.rec.droppedTo, atomic.LoadInt64(&s.rec.dropped)+int64(output))
 	atomic.StoreInt64(&s.rec.end, end)
 	s.setLine(line)
 	s.commit()
+}
+
+// lose counts n bytes of a batch that was committed. A worker that dies just before does not.
+func (s *stage) lose(n int) {
+	atomic.StoreInt64(&s.rec.dropped, s.droppedBytes()+int64(n))
+	atomic.StoreInt64(&s.rec.droppedTo, atomic.LoadInt64(&s.rec.dropped))
 }
 
 // drops says whether the pending batch is one that is to be dropped.

@@ -20,10 +20,28 @@ type format interface {
 	// ready says how many bytes of raw can be logged without waiting for more, as far as the entries fit
 	// into room bytes.
 	ready(raw []byte, room int) int
-	// entries appends to dst the entries of raw, logged at that moment.
-	entries(dst []byte, at time.Time, raw []byte) []byte
+	// entries appends to dst the entries of raw, logged at that moment, where the lines were like that before.
+	entries(dst []byte, at time.Time, raw []byte, was lineState) []byte
 	// flushes says whether a rest that is not ready is logged at the container's end.
 	flushes() bool
+	lines
+}
+
+// lines is what of a format a bounded log needs to know, so that no line is divided. was is what was left by the batch
+// before.
+type lines interface {
+	// kept and dropped are what is left when raw was logged, or dropped.
+	kept(was lineState, raw []byte) lineState
+	dropped(was lineState, raw []byte) lineState
+	// resume says what of raw, which the log has room for again, is to be dropped first, or how much of it may
+	// be logged as one batch.
+	resume(was lineState, raw []byte) (drop, take int)
+	// skip is how much of raw its first entries were made of.
+	skip(raw []byte, entries int) int
+	// output is how many bytes a container wrote where raw came.
+	output(raw []byte) int
+	// lost is how many of them are not in the entries of raw.
+	lost(was lineState, raw []byte) int
 }
 
 // plain is the output of a container as it wrote it.
@@ -31,11 +49,28 @@ type plain struct{ name crilog.Stream }
 
 func (p plain) ready(raw []byte, room int) int { return crilog.Ready(raw, room) }
 
-func (p plain) entries(dst []byte, at time.Time, raw []byte) []byte {
+func (p plain) entries(dst []byte, at time.Time, raw []byte, _ lineState) []byte {
 	return crilog.Format(dst, at, p.name, raw)
 }
 
 func (p plain) flushes() bool { return true }
+
+func (p plain) kept(was lineState, raw []byte) lineState    { return was.logged(raw) }
+func (p plain) dropped(was lineState, raw []byte) lineState { return was.dropped(raw) }
+
+func (p plain) resume(was lineState, raw []byte) (drop, take int) {
+	if drop = was.resume(raw); drop > 0 {
+		return drop, 0
+	}
+	if was == lineOpen|lineCut { // the newline that ends the line which was cut
+		return 0, 1
+	}
+	return 0, len(raw)
+}
+
+func (p plain) skip(raw []byte, entries int) int { return crilog.Skip(raw, entries) }
+func (p plain) output(raw []byte) int            { return len(raw) }
+func (p plain) lost(lineState, []byte) int       { return 0 }
 
 // stream moves one stream of a container from its FIFO or terminal through a stage into the log.
 //
@@ -175,10 +210,9 @@ func (s *stream) recover() {
 		log.Printf("%s: %v", s.log.path, err)
 		return
 	}
-	was := s.st.lineNow()
 	if s.st.drops() {
 		if !s.st.hasLine() {
-			s.st.setLine(was.dropped(raw))
+			s.st.setLine(s.dropped(s.st.lineNow(), raw))
 		}
 		s.st.commit()
 		return
@@ -186,15 +220,15 @@ func (s *stream) recover() {
 	if s.late = !s.log.answers(false); s.late {
 		return
 	}
-	out := s.entries(b.out[:0], time.Unix(0, at), raw)
-	if _, ok := s.format.(plain); ok {
-		s.st.setLine(was.logged(raw))
-		if !s.log.tryComplete(s, raw, out, was) {
-			return // the rest is logged, or dropped, when the stream is read
-		}
+	was := lineState(s.st.rec.was)
+	out := s.entries(b.out[:0], time.Unix(0, at), raw, was)
+	s.st.setLine(s.kept(was, raw))
+	if !s.log.tryComplete(s, raw, out, was) {
+		return // the rest is logged, or dropped, when the stream is read
 	}
 	had := s.log.complete(out, offset)
 	s.commit(raw)
+	s.log.lose(s, s.lost(was, raw))
 	log.Printf("%s: completed a batch of which %d of %d bytes were written", s.log.path, had, len(out))
 }
 
@@ -213,7 +247,7 @@ func (s *stream) recoverLate() {
 	}
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
-	s.log.drop(s, raw, s.st.lineNow().dropped(raw))
+	s.log.drop(s, raw, s.dropped(lineState(s.st.rec.was), raw))
 }
 
 // commit ends the batch that raw was.
