@@ -107,7 +107,7 @@ func (d *dockerd) wasAsked() bool {
 // noLogs are logs that dockerd is told of and nobody writes.
 type noLogs struct{}
 
-func (noLogs) Config(_ context.Context, _ pod.Key, path string) (driver string, options map[string]string, err error) {
+func (noLogs) Config(_ context.Context, _ pod.Key, path string, _ *pod.LogBounds) (driver string, options map[string]string, err error) {
 	return "to", map[string]string{"path": path}, nil
 }
 func (noLogs) Follow(context.Context, pod.Key, string) error { return nil }

@@ -91,14 +91,13 @@ func followed() (driver string, options map[string]string) {
 	return "json-file", map[string]string{"max-size": "100m", "max-file": "2"}
 }
 
-// Config says how dockerd is to log a container that is about to be created, and opens its log at path,
-// "" when nothing is logged.
-func (l *Logs) Config(ctx context.Context, key pod.Key, path string) (driver string, options map[string]string, err error) {
+// Config says how dockerd is to log a container that is about to be created, and opens its log.
+func (l *Logs) Config(ctx context.Context, key pod.Key, path string, b *pod.LogBounds) (driver string, options map[string]string, err error) {
 	if path == "" {
 		return "none", nil, nil
 	}
 	if !l.opts.Follow {
-		err := l.opts.Keeper.OpenLog(ctx, &keeper.Log{Key: string(key), LogPath: path, Socket: l.socket()})
+		err := l.opts.Keeper.OpenLog(ctx, &keeper.Log{Key: string(key), LogPath: path, Socket: l.socket(), Bounds: bounds(b)})
 		if err != nil {
 			return "", nil, err
 		}
@@ -109,11 +108,23 @@ func (l *Logs) Config(ctx context.Context, key pod.Key, path string) (driver str
 			return "", nil, err
 		}
 	}
+	// No disk holds output up that follows: dockerd keeps it as long as the log can't be written.
+	if bounds(b).Rate > 0 || bounds(b).Size > 0 {
+		return "", nil, fmt.Errorf("log bounds: a log that follows Docker's API has neither a rate nor a size"+
+			" (gantry/log-rate, gantry/log-size, container_logs): %w", errdefs.ErrNotImplemented)
+	}
 	if err := l.prepare(key, path); err != nil {
 		return "", nil, err
 	}
 	driver, options = followed()
 	return driver, options, nil
+}
+
+func bounds(b *pod.LogBounds) keeper.LogBounds {
+	if b == nil {
+		return keeper.LogBounds{}
+	}
+	return keeper.LogBounds{Rate: b.Rate, Size: b.Size, FullWait: b.FullWait}
 }
 
 // Follow is told Docker's id of a container that is about to start, or that was found.

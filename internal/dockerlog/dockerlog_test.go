@@ -116,7 +116,7 @@ func (b *bench) restart() {
 func (b *bench) run(key pod.Key, more ...string) (id, path string) {
 	b.t.Helper()
 	path = filepath.Join(b.dir, string(key)+".log")
-	driver, options, err := b.Config(b.t.Context(), key, path)
+	driver, options, err := b.Config(b.t.Context(), key, path, nil)
 	if err != nil {
 		b.t.Fatalf("config: %v", err)
 	}

@@ -64,7 +64,8 @@ func TestPluginsLimitsAreApplied(t *testing.T) {
 					t.Errorf("docker has not: %s\n%+v", what, has)
 				}
 			}
-			if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", started.Pid)); err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max open files 100 200 files") {
+			limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", started.Pid))
+			if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max open files 100 200 files") {
 				t.Errorf("limits of the process: %s, %v", limits, err)
 			}
 			mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", started.Pid))

@@ -29,7 +29,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 		return engine.Created{}, err
 	}
 	key := req.Spec.Key
-	driver, options, err := e.opts.Logs.Config(ctx, key, req.Spec.LogPath)
+	driver, options, err := e.opts.Logs.Config(ctx, key, req.Spec.LogPath, req.Spec.LogBounds)
 	if err != nil {
 		return engine.Created{}, fmt.Errorf("log of the container: %w", err)
 	}

@@ -22,9 +22,6 @@ func refused(field, why string) error {
 // container is what is asked of Docker for a container, without its log. Mounts are resolved.
 func (n *node) container(req *engine.Create) (client.ContainerCreateOptions, error) {
 	c := req.Spec
-	if b := c.LogBounds; b != nil && (b.Rate > 0 || b.Size > 0) {
-		return client.ContainerCreateOptions{}, refused("log bounds", "logs of containers on Docker have neither a rate nor a size (gantry/log-rate, gantry/log-size, container_logs)")
-	}
 	config, err := n.config(req)
 	if err != nil {
 		return client.ContainerCreateOptions{}, err

@@ -32,7 +32,7 @@ type plainLogs struct {
 	paths map[pod.Key]string // guarded by mu
 }
 
-func (l *plainLogs) Config(_ context.Context, key pod.Key, path string) (driver string, options map[string]string, err error) {
+func (l *plainLogs) Config(_ context.Context, key pod.Key, path string, _ *pod.LogBounds) (driver string, options map[string]string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.paths[key] = path

@@ -56,8 +56,6 @@ var fields = []struct {
 	{"mounts.uidMappings, gidMappings", func(r *engine.Create) {
 		r.Spec.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", UIDs: []pod.IDMapping{{Length: 1}}}}
 	}},
-	{"log bounds: a rate", func(r *engine.Create) { r.Spec.LogBounds = &pod.LogBounds{Rate: 1} }},
-	{"log bounds: a size", func(r *engine.Create) { r.Spec.LogBounds = &pod.LogBounds{Size: 1} }},
 	{"NRI: mounts of another type than bind", func(r *engine.Create) {
 		r.Adjust = &pod.Adjustment{Mounts: []pod.MountPoint{{Destination: "/m", Type: "overlay"}}}
 	}},
