@@ -29,3 +29,6 @@ func (n *Node) Container(req *engine.Create) (client.ContainerCreateOptions, err
 func (n *Node) Pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, error) {
 	return n.n.pause(spec)
 }
+
+// Cgroup is where a container's processes are.
+func (n *Node) Cgroup(parent, id string) string { return n.n.containerCgroup(parent, id) }
