@@ -17,6 +17,7 @@ KILLS ?= 1000
 CUTS ?= 100
 FUZZTIME ?= 20s
 SOAK ?= 20m
+OLD ?=
 
 # What `make conformance` runs critest against. FOCUS is a regular expression of specs.
 ENGINE ?= native
@@ -96,6 +97,14 @@ faults: deps build tools docker-tools ## kill everything at every point of every
 	GANTRY_CRASH_ROUNDS=$(ROUNDS) GANTRY_FAULTS_SHARE=1 GANTRY_FAULTS_RUNTIME=$(RUNTIME) GANTRY_FAULTS_REPORT=$(CURDIR)/.cache/faults \
 		go test -timeout 120m -count=1 -p 2 ./test/crash ./test/faults || failed=1; \
 		cat .cache/faults/*.txt; exit $${failed:-0}
+
+.PHONY: exchange
+exchange: deps build tools ## exchange the binaries of the commit OLD for these and back, under running pods
+	[[ -n '$(OLD)' ]] || { echo 'say which: make exchange OLD=v0.1.0' >&2; exit 1; }
+	rm -rf .cache/old && mkdir -p .cache/old/src
+	git archive '$(OLD)' | tar -x -C .cache/old/src
+	cd .cache/old/src && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X gantry/internal/config.Version=$(OLD)' -o .. ./cmd/gantry ./cmd/gantry-keeper
+	GANTRY_OLD_BIN=$(CURDIR)/.cache/old go test -timeout 30m -count=1 -v -run TestExchange ./test/faults
 
 .PHONY: soak
 soak: deps build tools ## churn pods for SOAK, with everything that can go wrong; nothing may grow

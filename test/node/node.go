@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type Options struct {
 	Network string   // "cni", "builtin" or "" for builtin
 	CNIConf string   // directory of CNI configurations; "" makes one with Debian's bridge plugin
 	Flags   []string // further flags of gantry serve
+	Bin     string   // directory of gantry and gantry-keeper; "" is where `make build` leaves them
 }
 
 // Node is a server and everything it may touch.
@@ -50,6 +52,7 @@ type Node struct {
 	Images  runtimeapi.ImageServiceClient
 
 	t     testing.TB
+	bin   string
 	args  []string
 	serve *exec.Cmd
 	ended chan struct{} // closed when serve was waited for
@@ -96,7 +99,7 @@ func Start(t testing.TB, o Options) *Node {
 // Prepare makes what Start makes and starts nothing.
 func Prepare(t testing.TB, o Options) *Node {
 	t.Helper()
-	n := &Node{t: t, Cgroup: lab.Cgroup(t)}
+	n := &Node{t: t, Cgroup: lab.Cgroup(t), bin: cmp.Or(o.Bin, filepath.Dir(Binary(t, "gantry")))}
 	n.Root = tempDir(t, "/tmp", "gantry-root")
 	n.State = tempDir(t, "/run", "g") // short: a unix socket's path has 107 bytes at most
 	n.Lib = filepath.Join(n.Root, "lib")
@@ -229,7 +232,9 @@ func (n *Node) Starts() bool {
 func (n *Node) T() testing.TB { return n.t }
 
 // ServeCommand is the server's command, not started.
-func (n *Node) ServeCommand() *exec.Cmd { return exec.Command(Binary(n.t, "gantry"), n.args...) }
+func (n *Node) ServeCommand() *exec.Cmd {
+	return exec.Command(filepath.Join(n.bin, "gantry"), n.args...)
+}
 
 func (n *Node) start() {
 	n.t.Helper()
