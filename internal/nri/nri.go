@@ -73,15 +73,18 @@ type NRI struct {
 	cancel context.CancelFunc
 }
 
+// setLogger sets the library's logger, a variable without a lock, before anything reads it, and not again.
+var setLogger sync.Once
+
 // New returns an NRI without plugins. It sets the library's timeouts and logger, which a process has
-// once.
+// once: the logger is the first NRI's.
 func New(o Options) (*NRI, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
 	n := &NRI{opts: o, log: o.Log, roster: newRoster(o.Log, o.OnCall), told: told{stage: make(map[pod.Key]stage)}}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	nrilog.Set(logger{o.Log})
+	setLogger.Do(func() { nrilog.Set(logger{o.Log}) })
 	adaptation.SetPluginRegistrationTimeout(o.RegistrationTimeout)
 	adaptation.SetPluginRequestTimeout(o.RequestTimeout)
 	var err error
