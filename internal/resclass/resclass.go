@@ -91,6 +91,12 @@ func (c *Classes) Apply(of *Container, spec *specs.Linux) (Found, error) {
 	return found, err
 }
 
+// Asked are the classes that the container would have, whether the node has them or not.
+func (of *Container) Asked() (Found, error) {
+	class, err := of.blockIOClass()
+	return Found{BlockIO: class, RDT: of.rdtClass()}, err
+}
+
 func (of *Container) blockIOClass() (string, error) {
 	if of.BlockIO != nil {
 		return *of.BlockIO, nil

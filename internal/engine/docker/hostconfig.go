@@ -12,6 +12,7 @@ import (
 
 	"gantry/internal/engine"
 	"gantry/internal/pod"
+	"gantry/internal/resclass"
 )
 
 // refused is the error for a field that Docker's API cannot express.
@@ -22,6 +23,9 @@ func refused(field, why string) error {
 // container is what is asked of Docker for a container, without its log. Mounts are resolved.
 func (n *node) container(req *engine.Create) (client.ContainerCreateOptions, error) {
 	c := req.Spec
+	if err := refuseClasses(req); err != nil {
+		return client.ContainerCreateOptions{}, err
+	}
 	config, err := n.config(req)
 	if err != nil {
 		return client.ContainerCreateOptions{}, err
@@ -33,6 +37,23 @@ func (n *node) container(req *engine.Create) (client.ContainerCreateOptions, err
 	return client.ContainerCreateOptions{
 		Config: config, HostConfig: host, Name: containerName(c, &req.Sandbox.Spec.Metadata),
 	}, nil
+}
+
+// refuseClasses refuses what annotations of the container or its pod ask for.
+func refuseClasses(req *engine.Create) error {
+	of := resclass.Container{
+		Name: req.Spec.Name, Annotations: req.Spec.Annotations, PodAnnotations: req.Sandbox.Spec.Annotations,
+	}
+	asked, err := of.Asked()
+	switch {
+	case err != nil:
+		return fmt.Errorf("annotations: %w: %w", errdefs.ErrInvalidArgument, err)
+	case asked.BlockIO != "":
+		return refused("annotation blockio.resources.beta.kubernetes.io", "Docker's API has no word for classes")
+	case asked.RDT != "":
+		return refused("annotation rdt.resources.beta.kubernetes.io", "Docker's API has no word for classes")
+	}
+	return nil
 }
 
 // config is the part of a request that does not depend on the node. The image's health check is

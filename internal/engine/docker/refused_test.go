@@ -56,6 +56,12 @@ var fields = []struct {
 	{"mounts.uidMappings, gidMappings", func(r *engine.Create) {
 		r.Spec.Mounts = []pod.Mount{{ContainerPath: "/m", HostPath: "/", UIDs: []pod.IDMapping{{Length: 1}}}}
 	}},
+	{"annotations: classes of block I/O", func(r *engine.Create) {
+		r.Sandbox.Spec.Annotations = map[string]string{"blockio.resources.beta.kubernetes.io/container.main": "gold"}
+	}},
+	{"annotations: classes of RDT", func(r *engine.Create) {
+		r.Sandbox.Spec.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold"}
+	}},
 	{"NRI: mounts of another type than bind", func(r *engine.Create) {
 		r.Adjust = &pod.Adjustment{Mounts: []pod.MountPoint{{Destination: "/m", Type: "overlay"}}}
 	}},
