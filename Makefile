@@ -243,10 +243,10 @@ kubernetes: $(addprefix $(TOOLS)/kubernetes/,$(KUBERNETES_PROGRAMS))
 
 # A release's programs say their version, which clients and the API server compare.
 $(TOOLS)/kubernetes/%: test/cluster/kubernetes/go.sum
-	cd test/cluster/kubernetes && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags '-s -w \
-		-X k8s.io/component-base/version.gitVersion=$(KUBERNETES) -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' \
+	cd test/cluster/kubernetes && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags '-s -w $(KUBERNETES_VARIABLES)' \
 		$(or $(KUBERNETES_$*),k8s.io/kubernetes/cmd/$*)
 
+KUBERNETES_VARIABLES := $(addprefix -X k8s.io/component-base/version.,gitVersion=$(KUBERNETES) gitMajor=1 gitMinor=36)
 KUBERNETES_agnhost := k8s.io/kubernetes/test/images/agnhost
 KUBERNETES_etcd := go.etcd.io/etcd/server/v3
 
