@@ -236,7 +236,7 @@ $(TOOLS)/nonewprivs: test/conformance/standin/nonewprivs/main.go
 	CGO_ENABLED=0 go build -trimpath -o $@ ./test/conformance/standin/nonewprivs
 
 KUBERNETES := v1.36.3
-KUBERNETES_PROGRAMS := kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost etcd
+KUBERNETES_PROGRAMS := kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost etcd metrics-server
 
 .PHONY: kubernetes
 kubernetes: $(addprefix $(TOOLS)/kubernetes/,$(KUBERNETES_PROGRAMS))
@@ -245,6 +245,9 @@ kubernetes: $(addprefix $(TOOLS)/kubernetes/,$(KUBERNETES_PROGRAMS))
 $(TOOLS)/kubernetes/%: test/cluster/kubernetes/go.sum
 	cd test/cluster/kubernetes && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags '-s -w $(KUBERNETES_VARIABLES)' \
 		$(or $(KUBERNETES_$*),k8s.io/kubernetes/cmd/$*)
+
+$(TOOLS)/kubernetes/metrics-server: test/cluster/metricsserver/go.sum
+	cd test/cluster/metricsserver && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags '-s -w' sigs.k8s.io/metrics-server/cmd/metrics-server
 
 KUBERNETES_VARIABLES := $(addprefix -X k8s.io/component-base/version.,gitVersion=$(KUBERNETES) gitMajor=1 gitMinor=36)
 KUBERNETES_agnhost := k8s.io/kubernetes/test/images/agnhost

@@ -29,8 +29,12 @@ type Options struct {
 	Nodes   int             // 1 when 0
 	Runtime string          // default OCI runtime of the nodes; "" leaves it to gantry
 	Network string          // "cni" (Debian's bridge plugin) or "builtin"; "" is builtin for one node, cni for more
+	Engine  string          // "docker": pods run on a Docker Engine of the node; "" leaves it to gantry
+	Peer    string          // "containerd": it stands in gantry's place, to be compared
 	Gates   map[string]bool // feature gates of the API server and the kubelets
 	Flags   []string        // further flags of gantry serve
+	Kubelet string          // of the kubelets' configuration, as YAML, what goes before the usual
+	Disk    int             // MiB of a disk that gantry and the kubelet of each node have for themselves; 0: none
 }
 
 // Cluster is a cluster that ends with the test.

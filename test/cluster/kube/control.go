@@ -20,6 +20,8 @@ const (
 	apiService  = "10.96.0.1"
 	apiServer   = "https://" + controlIP + ":6443"
 	registry    = controlIP + ":5000"
+
+	lockedRegistry = controlIP + ":5001"
 )
 
 // readyTime is how long a part may take until it answers; a slow machine is not a dead part.
@@ -87,7 +89,11 @@ func (c *Cluster) apiServerArgs() []string {
 		"--kubelet-certificate-authority", c.pki.path("ca.crt"), "--kubelet-preferred-address-types", "InternalIP",
 		"--service-account-issuer", apiServer, "--service-account-key-file", c.pki.path("service-accounts.pub"),
 		"--service-account-signing-key-file", c.pki.path("service-accounts.key"), "--api-audiences", apiServer,
-		"--feature-gates", c.gates(),
+		"--feature-gates", c.gates(), "--enable-aggregator-routing", "--requestheader-client-ca-file", c.pki.path("ca.crt"),
+		"--requestheader-allowed-names", "kube-apiserver",
+		"--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+		"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+		"--proxy-client-cert-file", c.pki.path("apiserver.crt"), "--proxy-client-key-file", c.pki.path("apiserver.key"),
 	}
 }
 
@@ -101,6 +107,9 @@ func (c *Cluster) connect() {
 		_, err := c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 		if err == nil {
 			return
+		}
+		if !c.Control["kube-apiserver"].Running() {
+			cancel()
 		}
 		select {
 		case <-tick.C:

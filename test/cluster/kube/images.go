@@ -15,6 +15,21 @@ const (
 	Busybox = registry + "/busybox:1" // a shell and its applets
 	Web     = registry + "/web:1"     // answers labimage.Page on port 80
 	Agnhost = registry + "/agnhost:1" // Kubernetes' own test image, on busybox
+	Pause   = registry + "/pause:1"   // does nothing, for runtimes that want it
+)
+
+// Locked is an image of the registry LockedHost, which gives it to who shows User and Password for a token.
+const (
+	LockedHost = lockedRegistry
+	Locked     = lockedRegistry + "/locked:1"
+	User       = "lab"
+	Password   = "open sesame"
+)
+
+// Mirrored is Busybox by the name of a registry that nobody can reach; the nodes know a mirror of it.
+const (
+	mirrored = "mirrored.example"
+	Mirrored = mirrored + "/busybox:1"
 )
 
 func (c *Cluster) pushImages() {
@@ -26,12 +41,22 @@ func (c *Cluster) pushImages() {
 		{"busybox:1", func() (v1.Image, error) { return labimage.Busybox() }},
 		{"web:1", labimage.Web},
 		{"agnhost:1", c.agnhost},
+		{"pause:1", func() (v1.Image, error) {
+			return labimage.Busybox(func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/bin/sleep", "100000000"}, nil })
+		}},
 	} {
 		img, err := i.make()
 		c.check("image "+i.name, err)
 		_, err = c.Registry.Push(i.name, img)
 		c.check("image "+i.name, err)
 	}
+	locked := labimage.Registry(c.t, labimage.Config{
+		Listen: lockedRegistry, Auth: &labimage.Auth{User: User, Password: Password, Token: "let-in"},
+	})
+	img, err := labimage.Busybox(func(c *v1.Config) { c.Labels = map[string]string{"kept": "locked"} }) // an image of its own
+	c.check("image "+Locked, err)
+	_, err = locked.Push("locked:1", img)
+	c.check("image "+Locked, err)
 }
 
 func (c *Cluster) agnhost() (v1.Image, error) {

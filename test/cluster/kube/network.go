@@ -31,7 +31,7 @@ func (c *Cluster) startNetwork() {
 // plug joins a node to the link.
 func (c *Cluster) plug(n *Node) {
 	c.t.Helper()
-	port := "port" + strconv.Itoa(n.index)
+	port := n.port()
 	c.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(n.holder.Process.Pid))
 	c.ip("link", "set", port, "master", bridge, "up")
 	for _, args := range []string{
@@ -43,6 +43,9 @@ func (c *Cluster) plug(n *Node) {
 	_, err := n.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1", "net.ipv6.conf.all.forwarding=1")
 	c.check("node's network", err)
 }
+
+// port is the node's end of the link, on the control plane's machine.
+func (n *Node) port() string { return "port" + strconv.Itoa(n.index) }
 
 // connectNodes gives every machine a route to every node's pods, as a cloud's route controller does.
 func (c *Cluster) connectNodes() {

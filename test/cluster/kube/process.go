@@ -28,6 +28,7 @@ type Process struct {
 func run(t testing.TB, logs, name string, build func() *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Name: name, Log: filepath.Join(logs, name+".log"), t: t, make: build}
+	_ = os.Remove(p.Log) // of a cluster before
 	t.Cleanup(func() { p.Stop(syscall.SIGKILL) })
 	p.Start()
 	return p
