@@ -41,7 +41,8 @@ func sample() bench.Report {
 	r.Scope("a pod's life", "other").Add("Run<Pod>", "ms", 80)
 	r.Scope("a pod's life", "other").Add("Only", "ms", 1)
 	r.Scope("limits", bench.Limit).Add("fork", "ms", 0.5)
-	return bench.Report{Rows: r.Rows(), Took: "1m0s"}
+	r.Note("Left out: what hung.")
+	return bench.Report{Rows: r.Rows(), Notes: r.Notes(), Took: "1m0s"}
 }
 
 func TestReportComparesAndDraws(t *testing.T) {
@@ -52,7 +53,7 @@ func TestReportComparesAndDraws(t *testing.T) {
 	}
 	text := string(files["README.md"])
 	for _, want := range []string{
-		"## A pod's life", "| Run<Pod> | ms | **20.0** | **80.0**<br>×0.25 |", "| Only | ms | – | **1.00** |", "![a pod's life](plot-01.svg)",
+		"\nLeft out: what hung.\n", "## A pod's life", "| Run<Pod> | ms | **20.0** | **80.0**<br>×0.25 |", "| Only | ms | – | **1.00** |", "![a pod's life](plot-01.svg)",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

@@ -1,11 +1,13 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,51 +20,127 @@ import (
 // Crowd says how many pods to run at once and how long to watch them.
 type Crowd struct {
 	Pods
-	Count  int
+	Counts []int         // of pods at which everything is measured, each larger than the one before
+	Launch time.Duration // after which no more pods join for the next count; 0 is no bound
 	Idle   time.Duration // how long nobody calls while the idle CPU time is taken
 	Calls  int           // of each list, status and statistics call
+	Looks  time.Duration // after which none of them is repeated: some runtimes take seconds for one
 	Events int           // exits whose event is waited for
-	// Last, if set, is called while the pods are still there.
-	Last func(context.Context) error
+	// Last, if set, is called at each count while the pods are still there.
+	Last func(ctx context.Context, to Scope) error
+	// Leave leaves the pods where they are when all is measured: the runtime ends with them.
+	Leave bool
 }
 
-const crowdWorkers = 4
-
-// looksTime bounds the repetitions of one call: some runtimes take seconds for one.
-const looksTime = 5 * time.Second
+const (
+	crowdWorkers = 4
+	looksTime    = 5 * time.Second // where Looks is not given
+	few          = 10              // how many pods tell what one of their number costs
+)
 
 // Crowd runs pods side by side and adds what the runtime needs for them, and what calls take that
-// look at all of them.
-func (t *Target) Crowd(ctx context.Context, c *Crowd, to Scope) (err error) {
-	pods := make([]made, 0, c.Count)
-	defer func() { err = errors.Join(err, t.disperse(context.WithoutCancel(ctx), pods)) }()
-	for i := range c.Count {
-		m, failed := t.begin(ctx, &c.Pods, c.container(life), func(name string, call func() error) error {
-			start := time.Now()
-			answer := call()
-			if name == "RunPodSandbox" && i >= 5 && i < 15 {
-				to.Took("RunPodSandbox, 10th", time.Since(start))
-			}
-			if name == "RunPodSandbox" && i >= c.Count-10 {
-				to.Took("RunPodSandbox, last", time.Since(start))
-			}
-			return answer
-		})
-		if m.sandbox != "" {
-			pods = append(pods, m)
+// look at all of them, for each count to a scope of its own.
+func (t *Target) Crowd(ctx context.Context, c *Crowd, to func(count int) Scope) (err error) {
+	g := &gathering{t: t, c: c}
+	defer func() {
+		if !c.Leave {
+			err = errors.Join(err, t.disperse(context.WithoutCancel(ctx), g.pods))
 		}
-		if failed != nil {
-			return failed
+	}()
+	for _, count := range c.Counts {
+		if err = g.grow(ctx, count, to(count)); err != nil {
+			return err
+		}
+		if err = g.look(ctx, to(count)); err != nil {
+			return err
 		}
 	}
-	if err = t.rest(ctx, c, to); err != nil {
+	return nil
+}
+
+// gathering is a crowd that grows.
+type gathering struct {
+	t    *Target
+	c    *Crowd
+	mu   sync.Mutex
+	pods []made // guarded by mu while it grows
+	dead int    // how many of the first have no process any more
+}
+
+// grow lets pods join until there are count, or as many as there is time for. Those around the tenth and
+// the last join one after the other, and what it takes to run them is added; the others side by side.
+func (g *gathering) grow(ctx context.Context, count int, to Scope) error {
+	began := time.Now()
+	inTime := func() bool { return g.c.Launch == 0 || time.Since(began) < g.c.Launch }
+	for len(g.pods) < min(count, few+few/2) {
+		name := ""
+		if len(g.pods) >= few/2 {
+			name = "RunPodSandbox, 10th"
+		}
+		if err := g.join(ctx, name, to); err != nil {
+			return err
+		}
+	}
+	work := make(chan struct{}, max(0, count-few-len(g.pods)))
+	for range cap(work) {
+		work <- struct{}{}
+	}
+	close(work)
+	several, sctx := errgroup.WithContext(ctx)
+	for range crowdWorkers {
+		several.Go(func() error {
+			for range work {
+				if !inTime() {
+					return nil
+				}
+				if err := g.join(sctx, "", to); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := several.Wait(); err != nil {
 		return err
 	}
-	last := pods[len(pods)-1]
+	for i := 0; i < few && len(g.pods) < count; i++ {
+		if err := g.join(ctx, "RunPodSandbox, last", to); err != nil {
+			return err
+		}
+	}
+	to.Add("pods that joined in time", "", float64(len(g.pods)))
+	return nil
+}
+
+// join runs one more pod and adds what RunPodSandbox took under a name, if it has one.
+func (g *gathering) join(ctx context.Context, name string, to Scope) error {
+	m, err := g.t.begin(ctx, &g.c.Pods, g.c.container(life), func(called string, call func() error) error {
+		start := time.Now()
+		answer := call()
+		if called == "RunPodSandbox" && name != "" {
+			to.Took(name, time.Since(start))
+		}
+		return answer
+	})
+	if m.sandbox != "" {
+		g.mu.Lock()
+		g.pods = append(g.pods, m)
+		g.mu.Unlock()
+	}
+	return err
+}
+
+// look measures what there is to measure while the pods are there.
+func (g *gathering) look(ctx context.Context, to Scope) error {
+	t, c := g.t, g.c
+	if err := t.rest(ctx, c, len(g.pods), to); err != nil {
+		return err
+	}
+	last := g.pods[len(g.pods)-1]
 	for _, call := range t.looks(ctx, last) {
-		for first, i := time.Now(), 0; i < c.Calls && time.Since(first) < looksTime; i++ {
+		for first, i := time.Now(), 0; i < c.Calls && time.Since(first) < cmp.Or(c.Looks, looksTime); i++ {
 			start := time.Now()
-			if err = call.do(); err != nil {
+			if err := call.do(); err != nil {
 				if unimplemented(err) {
 					break
 				}
@@ -71,14 +149,17 @@ func (t *Target) Crowd(ctx context.Context, c *Crowd, to Scope) (err error) {
 			to.Took(call.name, time.Since(start))
 		}
 	}
-	if err = t.events(ctx, pods[:min(c.Events, len(pods))], to); err != nil || c.Last == nil {
+	living := g.pods[g.dead:]
+	living = living[:min(c.Events, len(living))]
+	g.dead += len(living)
+	if err := t.events(ctx, living, to); err != nil || c.Last == nil {
 		return err
 	}
-	return c.Last(ctx)
+	return c.Last(ctx, to)
 }
 
 // rest watches the runtime while nobody calls it.
-func (t *Target) rest(ctx context.Context, c *Crowd, to Scope) error {
+func (t *Target) rest(ctx context.Context, c *Crowd, pods int, to Scope) error {
 	if t.Cgroup == nil {
 		return nil
 	}
@@ -103,7 +184,7 @@ func (t *Target) rest(ctx context.Context, c *Crowd, to Scope) error {
 		return err
 	}
 	to.Add("daemon", "MiB PSS", float64(m.Daemon)/1024)
-	to.Add("helpers, a pod", "KiB PSS", float64(m.Helpers)/float64(c.Count))
+	to.Add("helpers, a pod", "KiB PSS", float64(m.Helpers)/float64(pods))
 	return nil
 }
 

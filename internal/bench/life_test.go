@@ -2,9 +2,11 @@ package bench_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -82,30 +84,92 @@ func (s *slow) RemovePodSandbox(context.Context, *cri.RemovePodSandboxRequest) (
 	return &cri.RemovePodSandboxResponse{}, nil
 }
 
-// A program that gets SIGTERM before it can be asked lives on for the whole grace period, as the first
-// process of a PID namespace: that is not what a stop takes.
-func TestLifeWaitsUntilTheProgramCanBeAsked(t *testing.T) {
+// dial serves a runtime and returns it as what is measured.
+func dial(t *testing.T, s cri.RuntimeServiceServer) *bench.Target {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	var lc net.ListenConfig
 	ln, err := lc.Listen(t.Context(), "unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := new(slow)
 	g := grpc.NewServer()
 	cri.RegisterRuntimeServiceServer(g, s)
 	go func() { _ = g.Serve(ln) }()
-	defer g.Stop()
+	t.Cleanup(g.Stop)
 	target, err := bench.Dial(t.Context(), "slow", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = target.Close() }()
+	t.Cleanup(func() { _ = target.Close() })
+	return target
+}
+
+// A program that gets SIGTERM before it can be asked lives on for the whole grace period, as the first
+// process of a PID namespace: that is not what a stop takes.
+func TestLifeWaitsUntilTheProgramCanBeAsked(t *testing.T) {
+	s := new(slow)
+	target := dial(t, s)
 	lives := &bench.Lives{Pods: bench.Pods{Image: "i", LogDir: t.TempDir()}, Count: 1, Workers: 1}
-	if err = target.Life(t.Context(), lives, bench.NewResults().Scope("life", "slow")); err != nil {
+	if err := target.Life(t.Context(), lives, bench.NewResults().Scope("life", "slow")); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.calls.Load(); n != 2 {
 		t.Errorf("%d calls asked the program, want an exec and a stop", n)
+	}
+}
+
+// many is a runtime that counts its pods.
+type many struct {
+	slow
+	pods atomic.Int32
+}
+
+func (m *many) RunPodSandbox(context.Context, *cri.RunPodSandboxRequest) (*cri.RunPodSandboxResponse, error) {
+	return &cri.RunPodSandboxResponse{PodSandboxId: fmt.Sprint(m.pods.Add(1))}, nil
+}
+
+func (m *many) StartContainer(context.Context, *cri.StartContainerRequest) (*cri.StartContainerResponse, error) {
+	return &cri.StartContainerResponse{}, nil
+}
+
+func (m *many) RemovePodSandbox(context.Context, *cri.RemovePodSandboxRequest) (*cri.RemovePodSandboxResponse, error) {
+	m.pods.Add(-1)
+	return &cri.RemovePodSandboxResponse{}, nil
+}
+
+func TestCrowdGrowsAsFarAsThereIsTime(t *testing.T) {
+	for rule, c := range map[string]struct {
+		crowd  bench.Crowd
+		joined []float64
+		left   int32
+	}{
+		"from one count to the next":                        {bench.Crowd{Counts: []int{25, 60}}, []float64{25, 60}, 0},
+		"those that tell what one costs join after its end": {bench.Crowd{Counts: []int{40, 60}, Launch: 1}, []float64{25, 35}, 0},
+		"a small one":                     {bench.Crowd{Counts: []int{2}}, []float64{2}, 0},
+		"one that is left to its runtime": {bench.Crowd{Counts: []int{30}, Leave: true}, []float64{30}, 30},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			m := new(many)
+			results := bench.NewResults()
+			err := dial(t, m).Crowd(t.Context(), &c.crowd, func(count int) bench.Scope { return results.Scope(fmt.Sprint(count), "many") })
+			if err != nil {
+				t.Fatal(err)
+			}
+			var joined []float64
+			for _, r := range results.Rows() {
+				switch r.Metric {
+				case "pods that joined in time":
+					joined = append(joined, r.Median)
+				case "RunPodSandbox, 10th", "RunPodSandbox, last":
+					if r.N != min(10, c.crowd.Counts[0]) {
+						t.Errorf("%s of %s: %d samples", r.Metric, r.Case, r.N)
+					}
+				}
+			}
+			if !slices.Equal(joined, c.joined) || m.pods.Load() != c.left {
+				t.Errorf("%v pods joined, %d were left; want %v and %d", joined, m.pods.Load(), c.joined, c.left)
+			}
+		})
 	}
 }

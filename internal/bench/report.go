@@ -54,6 +54,7 @@ type Report struct {
 	When    time.Time `json:"when"`
 	Took    string    `json:"took"`
 	Foreign float64   `json:"foreignCPUs"` // that others, and kernel threads, kept busy meanwhile
+	Notes   []string  `json:"notes,omitempty"`
 	Rows    []Row     `json:"rows"`
 }
 
@@ -73,6 +74,9 @@ func (r *Report) Files() (map[string][]byte, error) {
 	fmt.Fprintf(&md, "Others, and kernel threads, kept %.2f CPUs busy meanwhile. Runtimes took turns. A figure is the median, with the tenth and\n"+
 		"ninetieth percentile below; the ratio is gantry's part of it. A *limit* is the nearest thing that the kernel, or an\n"+
 		"OCI runtime alone, can do, measured on its own.\n", r.Foreign)
+	for _, n := range r.Notes {
+		fmt.Fprintf(&md, "\n%s\n", n)
+	}
 	for i, where := range unique(r.Rows, func(x Row) string { return x.Case }) {
 		rows := slices.DeleteFunc(slices.Clone(r.Rows), func(x Row) bool { return x.Case != where })
 		fmt.Fprintf(&md, "\n## %s\n\n", capital(where))

@@ -26,6 +26,7 @@ type Results struct {
 	mu     sync.Mutex
 	order  []figure             // guarded by mu
 	values map[figure][]float64 // guarded by mu
+	notes  []string             // guarded by mu
 }
 
 // NewResults returns an empty collection.
@@ -54,6 +55,20 @@ func (s Scope) Add(metric, unit string, value float64) {
 // Took adds a duration in milliseconds.
 func (s Scope) Took(metric string, d time.Duration) {
 	s.Add(metric, "ms", float64(d)/float64(time.Millisecond))
+}
+
+// Note says of the results what no figure says.
+func (r *Results) Note(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, text)
+}
+
+// Notes returns what was noted.
+func (r *Results) Notes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.notes)
 }
 
 // Rows returns every figure, in the order in which they were first seen.

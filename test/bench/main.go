@@ -101,7 +101,7 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 		return write(o.out, bench.Report{
 			Machine: bench.ThisMachine(), When: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
-			Foreign: foreign, Rows: beside(results.Rows()),
+			Foreign: foreign, Notes: results.Notes(), Rows: beside(results.Rows()),
 		})
 	})
 }

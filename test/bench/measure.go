@@ -18,15 +18,19 @@ type plan struct {
 	logRounds               int
 	logBytes                int64
 	crowds                  []int
+	launch                  time.Duration // of as many pods as join until the next crowd is looked at
+	looks                   time.Duration // of one call at a crowd
 	idle                    time.Duration
 	execs                   int
 }
 
 func (o *options) plan() plan {
 	if o.quick {
-		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100}, idle: 10 * time.Second, execs: 100}
+		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100},
+			launch: time.Minute, looks: time.Second, idle: 10 * time.Second, execs: 100}
 	}
-	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, logBytes: 200e6, crowds: []int{100, 500}, idle: 30 * time.Second, execs: 500}
+	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, logBytes: 200e6, crowds: []int{100, 500},
+		launch: 5 * time.Minute, looks: 5 * time.Second, idle: 30 * time.Second, execs: 500}
 }
 
 // workers is how many pods live at once where they do not live one after the other.
@@ -36,7 +40,7 @@ const workers = 8
 type part struct {
 	name   string
 	rounds int
-	share  float64 // of the time there is: no round begins later, but each is done once
+	share  float64 // of the time there is: no round begins later, but each is done once, and none takes longer
 	do     func(ctx context.Context, s *server, round int) error
 }
 
@@ -49,9 +53,7 @@ func measure(ctx context.Context, o *options, servers []*server, results *bench.
 			return s.Execs(ctx, s.pods(o), 50, p.execs, results.Scope("exec, 50 a second", s.Name))
 		}},
 		{"log", p.logRounds, 0.15, func(ctx context.Context, s *server, round int) error { return logs(ctx, o, s, round, results) }},
-	}
-	for _, n := range p.crowds {
-		parts = append(parts, part{"crowd", 1, 0.3, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, n, results) }})
+		{"crowd", 1, 0.3, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, results) }},
 	}
 	if err := save(); err != nil { // what was measured before
 		return err
@@ -71,15 +73,30 @@ func measure(ctx context.Context, o *options, servers []*server, results *bench.
 				if part.name != "life" && s.Network == "cni" && s.Name == "gantry" {
 					continue // it differs from the other gantry in its network alone
 				}
-				if err := part.do(ctx, s, round); err != nil {
+				if err := o.bounded(ctx, part, s, round, results); err != nil {
+					return err
+				}
+				if err := save(); err != nil {
 					return err
 				}
 			}
 		}
-		if err := save(); err != nil {
-			return err
-		}
 	}
+	return nil
+}
+
+// bounded does a part. What a runtime does not get done in the part's share of the time is left out, and
+// that is said beside the results: a peer that hangs does not hold up the others.
+func (o *options) bounded(ctx context.Context, p part, s *server, round int, results *bench.Results) error {
+	bound := time.Duration(p.share * float64(o.limit))
+	within, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	err := p.do(within, s, round)
+	if err == nil || ctx.Err() != nil || within.Err() == nil {
+		return err
+	}
+	results.Note(fmt.Sprintf("Left out: of %s, part %q, round %d, what it had not done after %s (%v).",
+		s.name, p.name, round+1, bound.Round(time.Second), err))
 	return nil
 }
 
@@ -141,15 +158,18 @@ func logs(ctx context.Context, o *options, s *server, round int, results *bench.
 	return nil
 }
 
-func crowd(ctx context.Context, o *options, s *server, n int, results *bench.Results) error {
-	to := results.Scope(fmt.Sprintf("%d pods", n), s.Name)
-	c := &bench.Crowd{Pods: *s.pods(o), Count: n, Idle: o.plan().idle, Calls: 50, Events: 10}
-	c.Last = func(ctx context.Context) error {
+// crowd is the last part: the pods are left to the end of their runtime.
+func crowd(ctx context.Context, o *options, s *server, results *bench.Results) error {
+	p := o.plan()
+	c := &bench.Crowd{
+		Pods: *s.pods(o), Counts: p.crowds, Launch: p.launch, Idle: p.idle, Calls: 50, Looks: p.looks, Events: 10, Leave: true,
+	}
+	c.Last = func(ctx context.Context, to bench.Scope) error {
 		took, err := s.restart(ctx)
 		if err == nil {
 			to.Took("restart until ready", took)
 		}
 		return err
 	}
-	return s.Crowd(ctx, c, to)
+	return s.Crowd(ctx, c, func(count int) bench.Scope { return results.Scope(fmt.Sprintf("%d pods", count), s.Name) })
 }

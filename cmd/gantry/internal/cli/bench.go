@@ -121,6 +121,6 @@ func measure(ctx context.Context, t *bench.Target, f *benchFlags, results *bench
 	if f.crowd == 0 {
 		return nil
 	}
-	c := &bench.Crowd{Pods: f.Pods, Count: f.crowd, Idle: 10 * time.Second, Calls: 100, Events: min(10, f.crowd)}
-	return t.Crowd(ctx, c, results.Scope(fmt.Sprintf("%d pods there", f.crowd), t.Name))
+	c := &bench.Crowd{Pods: f.Pods, Counts: []int{f.crowd}, Idle: 10 * time.Second, Calls: 100, Events: 10}
+	return t.Crowd(ctx, c, func(count int) bench.Scope { return results.Scope(fmt.Sprintf("%d pods there", count), t.Name) })
 }
