@@ -40,6 +40,12 @@ type Entry struct {
 // logged without waiting for more: whole lines, and pieces of a line that is already longer than
 // MaxPiece, as far as Format of them fits into room bytes.
 func Ready(raw []byte, room int) int {
+	if n := wholeLines(raw); n > 0 {
+		lines := bytes.Count(raw[:n], newline)
+		if n+lines*(maxHead-1) <= room {
+			return n
+		}
+	}
 	n := 0
 	for rest := raw; ; {
 		take, need := next(rest)
@@ -48,6 +54,20 @@ func Ready(raw []byte, room int) int {
 		}
 		n, room, rest = n+take, room-need, rest[take:]
 	}
+}
+
+var newline = []byte{'\n'}
+
+// wholeLines is the length of the lines in raw that have their end, 0 if there is one in it that is cut.
+func wholeLines(raw []byte) (n int) {
+	for len(raw)-n > MaxPiece {
+		last := bytes.LastIndexByte(raw[n:n+MaxPiece+1], '\n')
+		if last < 0 {
+			return 0
+		}
+		n += last + 1
+	}
+	return n + bytes.LastIndexByte(raw[n:], '\n') + 1
 }
 
 // Skip returns the length of what the first entries of Format(raw) were made of.
@@ -80,18 +100,20 @@ func next(raw []byte) (take, need int) {
 func Format(dst []byte, at time.Time, s Stream, raw []byte) []byte {
 	var buf [64]byte
 	head := at.UTC().AppendFormat(buf[:0], time.RFC3339Nano)
-	head = append(append(append(head, ' '), s...), ' ')
+	head = append(append(append(head, ' '), s...), " F "...)
+	tag := &head[len(head)-2]
 	for len(raw) > 0 {
 		take, _ := next(raw)
 		if take == 0 {
 			take = len(raw)
 		}
-		content, tag := raw[:take], byte('P')
-		if content[take-1] == '\n' {
-			content, tag = content[:take-1], 'F'
+		if raw[take-1] == '\n' {
+			dst = append(append(dst, head...), raw[:take]...)
+		} else {
+			*tag = 'P'
+			dst = append(append(append(dst, head...), raw[:take]...), '\n')
+			*tag = 'F'
 		}
-		dst = append(append(dst, head...), tag, ' ')
-		dst = append(append(dst, content...), '\n')
 		raw = raw[take:]
 	}
 	return dst

@@ -120,3 +120,14 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkLinesOf100Bytes(b *testing.B) {
+	raw := bytes.Repeat([]byte(strings.Repeat("x", 99)+"\n"), 327)
+	dst := make([]byte, 0, 64<<10)
+	at := time.Unix(1, 123456789)
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		n := crilog.Ready(raw, cap(dst))
+		dst = crilog.Format(dst[:0], at, crilog.Stdout, raw[:n])
+	}
+}
