@@ -43,8 +43,8 @@ type spdyStreams struct {
 	conn   *spdystream.Connection
 	ended  chan struct{} // closed when nothing is read any more
 	mu     sync.Mutex
-	closed bool                            // guarded by mu
-	open   map[*spdystream.Stream]struct{} // guarded by mu
+	closed bool                        // guarded by mu
+	open   map[*spdystream.Stream]bool // whether it was answered; guarded by mu
 }
 
 // serve reads frames until the connection has ended, and then cancels ctx's.
@@ -53,7 +53,7 @@ func (s *spdyStreams) serve(c *conn, nc net.Conn) error {
 	if s.conn, err = spdystream.NewConnection(nc, true); err != nil {
 		return err
 	}
-	s.ended, s.open = make(chan struct{}), make(map[*spdystream.Stream]struct{})
+	s.ended, s.open = make(chan struct{}), make(map[*spdystream.Stream]bool)
 	go func() {
 		defer close(s.ended)
 		defer c.cancel()
@@ -67,10 +67,25 @@ func (s *spdyStreams) handle(st *spdystream.Stream) {
 		_ = st.Reset()
 		return
 	}
-	// Without an answer every Write would wait for one: the connection is broken.
-	if st.SendReply(http.Header{}, false) == nil {
+	// Without an answer every Write would wait for one, and Close too: the connection is broken.
+	if st.SendReply(http.Header{}, false) != nil {
+		s.drop(st)
+		return
+	}
+	if s.answered(st) {
 		s.opened(st)
 	}
+}
+
+// answered says whether the stream is still wanted.
+func (s *spdyStreams) answered(st *spdystream.Stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, wanted := s.open[st]; !wanted {
+		return false
+	}
+	s.open[st] = true
+	return true
 }
 
 func (s *spdyStreams) add(st *spdystream.Stream) error {
@@ -82,7 +97,7 @@ func (s *spdyStreams) add(st *spdystream.Stream) error {
 	if err := s.admit(st); err != nil {
 		return err
 	}
-	s.open[st] = struct{}{}
+	s.open[st] = false
 	return nil
 }
 
@@ -90,9 +105,12 @@ func (s *spdyStreams) add(st *spdystream.Stream) error {
 func (s *spdyStreams) drop(list ...*spdystream.Stream) {
 	for _, st := range list {
 		s.mu.Lock()
+		answered := s.open[st]
 		delete(s.open, st)
 		s.mu.Unlock()
-		_ = st.Close() // fails where it was closed before
+		if answered {
+			_ = st.Close() // fails where it was closed before
+		}
 		_ = st.Reset()
 	}
 }
