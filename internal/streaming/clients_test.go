@@ -124,12 +124,11 @@ func TestSilenceEndsAConnection(t *testing.T) {
 // Two hundred commands at once, of which every second loses its client, whatever the protocol: the
 // others are served, and no goroutine and no descriptor stays.
 func TestManyClientsOfWhichHalfVanish(t *testing.T) {
-	const clients = 200
-	var began sync.WaitGroup
-	began.Add(clients)
+	const clients, connecting = 200, 8 // so many open their streams at one time: there is a limit to how long that may take
+	began, early := make(chan struct{}, clients), make(chan error, clients)
 	release := make(chan struct{})
 	b := &backend{exec: func(ctx context.Context, req *engine.Exec) (int32, error) {
-		began.Done()
+		began <- struct{}{}
 		select {
 		case <-ctx.Done():
 		case <-release:
@@ -141,8 +140,19 @@ func TestManyClientsOfWhichHalfVanish(t *testing.T) {
 	before := descriptors(t)
 	ctx, leave := context.WithCancel(t.Context())
 	var staying, leaving sync.WaitGroup
+	defer leave()
 	var vanish []func()
+	awaitOne := func() {
+		select {
+		case <-began:
+		case err := <-early:
+			t.Fatalf("a client ended before its time: %v", err)
+		}
+	}
 	for i := range clients {
+		if i >= connecting {
+			awaitOne()
+		}
 		address := execAddress(t, s, &cri.ExecRequest{Stdin: true, Stdout: true, Stderr: true})
 		stays := i%2 == 0
 		if !stays {
@@ -160,12 +170,19 @@ func TestManyClientsOfWhichHalfVanish(t *testing.T) {
 			defer func() { _ = end.Close() }()
 			var out strings.Builder
 			err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: &out, Stderr: io.Discard})
+			select {
+			case <-release:
+			default:
+				early <- err
+			}
 			if stays && (err != nil || out.String() != "served") {
 				t.Errorf("%v, %q", err, out.String())
 			}
 		})
 	}
-	began.Wait()
+	for range connecting {
+		awaitOne()
+	}
 	for _, cut := range vanish {
 		cut()
 	}
