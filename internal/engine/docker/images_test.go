@@ -1,6 +1,7 @@
 package docker_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1"
@@ -33,6 +34,17 @@ func TestImages(t *testing.T) {
 				}
 				h.Images = newStationOn(t, d).Images()
 				return h
+			})
+			t.Run("their directory is there", func(t *testing.T) {
+				images, layers, err := newStationOn(t, d).Images().Usage(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, u := range append(images, layers...) {
+					if _, err := os.Stat(u.Mountpoint); err != nil { // the kubelet asks for its file system
+						t.Error(err)
+					}
+				}
 			})
 		})
 	}

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -126,9 +127,18 @@ func (s *Images) measure(ctx context.Context, done chan struct{}) {
 	u.images, u.layers = uint64(max(r.Images.TotalSize, 0)), uint64(max(r.Containers.TotalSize, 0))
 }
 
-// storeRoot is the directory that images lie below: Docker's own for a graph driver, containerd's where
-// it keeps them.
+// storeRoot is the directory that images lie below. The kubelet wants one that is there, else it evicts nothing:
+// where containerd's is not where it usually is, Docker's own is told.
 func (n *node) storeRoot() string {
+	root := n.usualRoot()
+	if _, err := os.Stat(root); err != nil {
+		return n.info.DockerRootDir
+	}
+	return root
+}
+
+// usualRoot is Docker's own directory for a graph driver, containerd's where it keeps the images.
+func (n *node) usualRoot() string {
 	for _, pair := range n.info.DriverStatus {
 		if pair[0] != "driver-type" || !strings.HasPrefix(pair[1], "io.containerd.snapshotter") {
 			continue
