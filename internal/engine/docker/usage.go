@@ -21,6 +21,9 @@ const (
 	// usageLeast is the time between two questions when the answer lacks a container that is new, or
 	// there was none.
 	usageLeast = 10 * time.Second
+	// usageOld is how long an answer stands while Docker gives no other: its question fails where a
+	// container is removed meanwhile.
+	usageOld = 10 * time.Minute
 	// usageShare bounds what Docker is kept busy with: it rests so many times as long as it took.
 	usageShare = 20
 )
@@ -41,7 +44,7 @@ type usage struct {
 
 // Usage tells the bytes of images and of writable layers, both on the file system of Docker's root or
 // of its containerd's. Only the first call waits; later ones get an answer of two minutes ago at most,
-// and of longer ago only as long as Docker takes to find a new one.
+// and of longer ago only as long as Docker takes to find a new one, or for ten minutes while it finds none.
 func (s *Images) Usage(ctx context.Context) (images, layers []pod.Usage, err error) {
 	n, err := s.engine.node(ctx)
 	if err != nil {
@@ -50,7 +53,7 @@ func (s *Images) Usage(ctx context.Context) (images, layers []pod.Usage, err err
 	u := &s.usage
 	u.mu.Lock()
 	first := u.at.IsZero()
-	if first || u.due(usageLife) {
+	if first || u.due(usageLife) || u.err != nil && u.due(usageLeast) {
 		s.ask(context.WithoutCancel(ctx))
 	}
 	asking := u.asking
@@ -64,7 +67,7 @@ func (s *Images) Usage(ctx context.Context) (images, layers []pod.Usage, err err
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.err != nil {
+	if u.err != nil && time.Since(u.at) > usageOld {
 		return nil, nil, fmt.Errorf("usage of docker's store: %w", u.err)
 	}
 	root := n.storeRoot()
