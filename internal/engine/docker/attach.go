@@ -71,10 +71,11 @@ func (s *session) run(ctx context.Context) error {
 	return err
 }
 
-// input passes the client's on until its end, which is passed on too.
+// input passes the client's on until its end, which is passed on too, but to a terminal: there dockerd ends the
+// output with the input.
 func (s *session) input() {
 	_, err := io.Copy(s.conn.Conn, s.io.Stdin)
-	if err == nil {
+	if err == nil && !s.tty {
 		_ = s.conn.CloseWrite()
 	}
 }

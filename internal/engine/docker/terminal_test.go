@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,23 @@ func TestTerminalSizes(t *testing.T) {
 				},
 			} {
 				t.Run(name, func(t *testing.T) { followsSizes(t, connect) })
+			}
+		})
+	}
+}
+
+// TestTerminalOutlivesItsInput has a client whose input ends before the program has written.
+func TestTerminalOutlivesItsInput(t *testing.T) {
+	for _, v := range labdocker.Versions() {
+		t.Run(string(v), func(t *testing.T) {
+			s := newStation(t, labdocker.Options{Version: v})
+			var out bytes.Buffer
+			code, err := s.Exec(t.Context(), s.terminal(t), &engine.Exec{
+				Args: []string{"sh", "-c", "sleep 0.5; echo late; exit 3"}, TTY: true,
+				IO: engine.IO{Stdin: strings.NewReader(""), Stdout: &out},
+			})
+			if err != nil || code != 3 || out.String() != "late\r\n" {
+				t.Errorf("%q, exit code %d, %v", out.String(), code, err)
 			}
 		})
 	}
