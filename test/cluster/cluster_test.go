@@ -24,6 +24,7 @@ const runtimeClasses = `
 
 // TestSuite runs every check on one node.
 func TestSuite(t *testing.T) {
+	journal := newJournal(t)
 	c := kube.Start(t, kube.Options{})
 	if _, err := c.TryKubectl(t.Context(), runtimeClasses, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
@@ -37,7 +38,9 @@ func TestSuite(t *testing.T) {
 		workloads(t, c)
 		resources(t, c)
 	})
+	journal.check(t, c, false)
 	disruptions(t, c)
+	journal.check(t, c, true)
 }
 
 // TestGates runs what the kubelet does otherwise with the features that ask most of a runtime.
