@@ -179,9 +179,10 @@ vm-payload: vm-deps build $(TOOLS)/nfpm $(TOOLS)/manpages $(VM)/disk.img
 	CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o $(VM)/payload/cgroup2.test ./test/cgroup2
 
 .PHONY: cluster
-cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on gantry, and what its users do with it: RUN=regular expression of checks
+cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on gantry, and what its users do with it: ENGINE=native|docker RUN=regular expression of checks
+	if [[ $(ENGINE) == docker ]]; then $(MAKE) docker-tools; fi
 	mkdir -p .cache/cluster
-	GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -v ./test/cluster -run 'TestSuite/$(RUN)'
+	ENGINE=$(ENGINE) GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestSuite/$(RUN)'
 
 .PHONY: cluster-up
 cluster-up: deps build $(TOOLS)/crictl kubernetes ## start such a cluster and leave it: cluster-shell, cluster-down

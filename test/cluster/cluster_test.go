@@ -22,10 +22,18 @@ const runtimeClasses = `
 {apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: heavy}, handler: crun, overhead: {podFixed: {memory: 16Mi, cpu: 10m}}}
 `
 
-// TestSuite runs every check on one node.
+// TestSuite runs every check on one node, whose pods run on the engine that ENGINE names.
 func TestSuite(t *testing.T) {
 	journal := newJournal(t)
-	c := kube.Start(t, kube.Options{})
+	engine := os.Getenv("ENGINE")
+	switch engine {
+	case "", "native":
+	case "docker":
+		readRefusals(t)
+	default:
+		t.Fatalf("ENGINE=%s: must be native or docker", engine)
+	}
+	c := kube.Start(t, kube.Options{Engine: engine})
 	if _, err := c.TryKubectl(t.Context(), runtimeClasses, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
@@ -37,6 +45,7 @@ func TestSuite(t *testing.T) {
 		streams(t, c)
 		workloads(t, c)
 		resources(t, c)
+		refusalsAreMet(t)
 	})
 	journal.check(t, c, false)
 	disruptions(t, c)

@@ -20,18 +20,27 @@ const patience = 3 * time.Minute
 // suite is a check's access to the cluster, in a namespace of its own.
 type suite struct {
 	*kube.Cluster
-	t         *testing.T
+	t         testing.TB
 	namespace string
 }
 
 // check runs f beside others, in a namespace that is removed when it ends.
 func check(t *testing.T, c *kube.Cluster, name string, f func(s *suite)) {
 	t.Helper()
+	expected := listed[name]
+	if expected != nil {
+		expected.met = true
+	}
 	t.Run(name, func(t *testing.T) {
 		t.Parallel()
 		limit <- struct{}{}
 		defer func() { <-limit }()
-		f(newSuite(t, c))
+		s := newSuite(t, c)
+		if expected != nil {
+			s.refused(expected.words, f)
+			return
+		}
+		f(s)
 	})
 }
 
