@@ -34,6 +34,7 @@ func TestSuite(t *testing.T) {
 		t.Fatalf("ENGINE=%s: must be native or docker", engine)
 	}
 	c := kube.Start(t, kube.Options{Engine: engine})
+	c.StartMetrics()
 	if _, err := c.TryKubectl(t.Context(), runtimeClasses, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +46,7 @@ func TestSuite(t *testing.T) {
 		streams(t, c)
 		workloads(t, c)
 		resources(t, c)
+		images(t, c)
 		refusalsAreMet(t)
 	})
 	journal.check(t, c, false)

@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"gantry/test/cluster/kube"
 )
@@ -28,6 +30,7 @@ func disruptions(t *testing.T, c *kube.Cluster) {
 		s.survives(func() { s.Nodes[0].Gantry.Restart(syscall.SIGTERM) })
 	})
 	alone("gantry and the worker are killed while a rolling update, a job and a follower run", killsUnderLoad)
+	alone("the node's power is cut under running pods", reboot)
 	alone("a drained node is empty", drain)
 }
 
@@ -81,6 +84,7 @@ func killsUnderLoad(s *suite) {
 	s.apply(webDeployment)
 	s.ready("count")
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	log := s.followed("count") // the kubelet asks the runtime where the log is
 	stop, stopped := make(chan struct{}), make(chan int)
 	go func() {
 		kills := 0
@@ -107,7 +111,7 @@ spec:
   template: {spec: {restartPolicy: Never, containers: [{name: work, image: $BUSYBOX, command: [sh, -c, "echo begin; sleep 1; echo end"]}]}}
 `)
 	s.kubectl("set", "env", "deployment/web", "VERSION=2")
-	s.follow("count", 3000)
+	s.inOrder(log, 3000)
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=300s")
 	s.kubectl("wait", "--for=condition=complete", "job/work", "--timeout=400s")
 	close(stop)
@@ -120,6 +124,48 @@ spec:
 	for _, p := range s.pods("job-name=work") {
 		if out := s.kubectl("logs", p.Name); out != "begin\nend\n" {
 			s.t.Errorf("%s wrote %q", p.Name, out)
+		}
+	}
+}
+
+// reboot cuts the node's power: its pods are the same afterwards, their containers new.
+func reboot(s *suite) {
+	n := s.Nodes[0]
+	s.apply(countingPod)
+	s.apply(webDeployment)
+	s.ready("count")
+	s.follow("count", 300)
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	before := map[types.UID]bool{}
+	for _, p := range s.pods("") {
+		before[p.UID] = true
+	}
+	n.Reboot()
+	s.eventually("the kubelet tells of a new boot", func(ctx context.Context) error {
+		object, err := s.Client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
+		if err == nil && object.Status.NodeInfo.BootID != n.BootID() {
+			err = fmt.Errorf("boot %s, want %s", object.Status.NodeInfo.BootID, n.BootID())
+		}
+		return err
+	})
+	n.WaitReady()
+	s.waitPod("count", "runs again", func(p *corev1.Pod) bool { return restarts(p) == 1 && isReady(p) })
+	s.follow("count", 10)
+	if out := s.kubectl("logs", "count", "--previous", "--limit-bytes=4"); out != "1\n2\n" {
+		s.t.Errorf("the log of the life before begins with %q", out)
+	}
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	s.eventually("the Deployment's pods answer", func(context.Context) error {
+		for _, p := range s.pods("app=web") {
+			if restarts(&p) != 1 || !isReady(&p) {
+				return fmt.Errorf("%s restarted %d times, ready: %t", p.Name, restarts(&p), isReady(&p))
+			}
+		}
+		return nil
+	})
+	for _, p := range s.pods("") {
+		if !before[p.UID] {
+			s.t.Errorf("pod %s is another one", p.Name)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,10 +99,22 @@ spec:
 // follow reads n lines of a counting pod's log and checks their order.
 func (s *suite) follow(pod string, n int) {
 	s.t.Helper()
+	s.inOrder(s.followed(pod), n)
+}
+
+// followed opens a pod's log.
+func (s *suite) followed(pod string) io.ReadCloser {
+	s.t.Helper()
 	stream, err := s.Client.CoreV1().Pods(s.namespace).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return stream
+}
+
+// inOrder reads n lines of a counting pod's log, and closes it.
+func (s *suite) inOrder(stream io.ReadCloser, n int) {
+	s.t.Helper()
 	defer stream.Close()
 	lines := bufio.NewScanner(stream)
 	for want := 1; want <= n; want++ {

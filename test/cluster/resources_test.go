@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +51,7 @@ func resources(t *testing.T, c *kube.Cluster) {
 	})
 	// Without PodAndContainerStatsFromCRI the kubelet asks cAdvisor, which knows no pod of gantry's.
 	check(t, c, "the summary has CPU, memory and file system of a pod", func(s *suite) { s.summarised(false) })
+	check(t, c, "kubectl top shows pods, containers and the node", top)
 	check(t, c, "an empty directory over its limit evicts the pod", func(s *suite) {
 		s.apply(`
 apiVersion: v1
@@ -105,6 +108,26 @@ spec:
 		})
 	})
 }
+
+// top reads what Kubernetes' metrics server has from the kubelet.
+func top(s *suite) {
+	s.apply(strings.Replace(sleeper, `[sleep, "1000"]`, `[sh, -c, "while :; do :; done"]`, 1))
+	s.ready("pod")
+	for what, args := range map[string][]string{
+		"the pod": {"pod", "pod"}, "its container": {"pod", "pod", "--containers"}, "the node": {"node", s.Nodes[0].Name},
+	} {
+		s.eventually("figures of "+what, func(ctx context.Context) error {
+			out, err := s.TryKubectl(ctx, "", slices.Concat([]string{"top"}, args, []string{"-n", s.namespace, "--no-headers"})...)
+			if err == nil && !busy.MatchString(out) {
+				err = fmt.Errorf("%q", out)
+			}
+			return err
+		})
+	}
+}
+
+// busy is a line of kubectl top with CPU and memory.
+var busy = regexp.MustCompile(`\s[1-9][0-9]*m\s+([0-9]+%\s+)?[0-9]+Mi`)
 
 func (s *suite) summarised(network bool) {
 	s.apply(sleeper)

@@ -89,11 +89,15 @@ func (s *suite) kubectl(args ...string) string {
 // apply makes the objects of a manifest, in which $NAME is replaced by the registry's image of that name.
 func (s *suite) apply(manifest string) {
 	s.t.Helper()
-	manifest = strings.NewReplacer("$BUSYBOX", kube.Busybox, "$WEB", kube.Web, "$AGNHOST", kube.Agnhost, "$NAMESPACE", s.namespace).Replace(manifest)
+	manifest = expand(manifest, "$BUSYBOX", kube.Busybox, "$WEB", kube.Web, "$AGNHOST", kube.Agnhost, "$LOCKED", kube.Locked, "$MIRRORED", kube.Mirrored,
+		"$NAMESPACE", s.namespace)
 	if _, err := s.TryKubectl(s.t.Context(), manifest, "apply", "-n", s.namespace, "-f", "-"); err != nil {
 		s.t.Fatalf("apply: %v\n%s", err, manifest)
 	}
 }
+
+// expand replaces names in text by values: name, value, name, value.
+func expand(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
 
 // eventually waits until f returns nil.
 func (s *suite) eventually(what string, f func(ctx context.Context) error) {

@@ -118,6 +118,9 @@ func (n *Node) Reboot() {
 	for _, p := range []*Process{n.Proxy, n.Kubelet, n.Gantry} {
 		p.Stop(syscall.SIGKILL)
 	}
+	for _, b := range n.below {
+		b.Stop(syscall.SIGKILL)
+	}
 	n.killLeft()
 	node.KillCgroup(n.cgroup)
 	n.removeCgroups()
@@ -128,6 +131,10 @@ func (n *Node) Reboot() {
 	n.startMachine()
 	n.c.plug(n)
 	n.c.makeCgroup(n.cgroup)
+	for _, b := range n.below {
+		b.Start()
+		n.await(b.Process, b.answers)
+	}
 	n.Gantry.Start()
 	n.waitSocket()
 	n.Kubelet.Start()

@@ -28,6 +28,7 @@ type Node struct {
 	Gantry, Kubelet, Proxy *Process // Gantry is the peer where Options.Peer names one
 
 	c      *Cluster
+	below  []below // in the order of their start
 	index  int
 	boots  int
 	holder *exec.Cmd // keeps the namespaces

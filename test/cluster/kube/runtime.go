@@ -166,18 +166,29 @@ address = %q
 address = %q
 `, filepath.Join(root, "containerd"), address, address+".ttrpc"))
 	containerd := n.daemon("docker-containerd", "containerd", "--config", config)
-	n.await(containerd, func() error {
-		_, err := n.Run("test", "-S", address)
-		return err
-	})
+	n.awaitAlways(containerd, "test", "-S", address)
 	dockerd := n.daemon("dockerd", "dockerd", "--host", "unix:///run/docker.sock", "--data-root", filepath.Join(root, "lib"),
 		"--exec-root", "/run/docker", "--pidfile", "/run/docker.pid", "--config-file", n.c.write(n.Name+"/daemon.json", "{}"),
 		"--containerd", address, "--cgroup-parent", n.cgroup, "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--insecure-registry", registry, "--insecure-registry", lockedRegistry)
-	n.await(dockerd, func() error {
-		_, err := n.Run("curl", "-sf", "--unix-socket", "/run/docker.sock", "http://docker/_ping")
+	n.awaitAlways(dockerd, "curl", "-sf", "--unix-socket", "/run/docker.sock", "http://docker/_ping")
+}
+
+// below is a part of the node that its runtime needs.
+type below struct {
+	*Process
+	answers func() error
+}
+
+// awaitAlways waits until a command on the node succeeds, now and after each boot.
+func (n *Node) awaitAlways(p *Process, command ...string) {
+	n.c.t.Helper()
+	answers := func() error {
+		_, err := n.Run(command...)
 		return err
-	})
+	}
+	n.await(p, answers)
+	n.below = append(n.below, below{p, answers})
 }
 
 // KillWorker sends SIGKILL to the worker of the node's keeper and says whether there was one.
