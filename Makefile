@@ -184,6 +184,10 @@ cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on ga
 	mkdir -p .cache/cluster
 	ENGINE=$(ENGINE) GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestSuite/$(RUN)'
 
+.PHONY: cluster-scale
+cluster-scale: deps build docker-tools $(TOOLS)/crictl kubernetes ## 110 pods on a node by one scale-up, on gantry and on containerd, and what it costs
+	go test -timeout 60m -count=1 -v ./test/cluster -run TestScale
+
 .PHONY: cluster-up
 cluster-up: deps build $(TOOLS)/crictl kubernetes ## start such a cluster and leave it: cluster-shell, cluster-down
 	CLUSTER=$(CURDIR)/.cache/cluster hack/cluster up
