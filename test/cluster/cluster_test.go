@@ -70,8 +70,9 @@ func TestGates(t *testing.T) {
 
 // TestNodes runs pods that talk across nodes.
 func TestNodes(t *testing.T) {
-	c := kube.Start(t, kube.Options{Nodes: 2})
-	acrossNodes(t, c)
+	c := kube.Start(t, kube.Options{Nodes: 3})
+	t.Run("side by side", func(t *testing.T) { acrossNodes(t, c) })
+	t.Run("the pods of a drained node move to the others", func(t *testing.T) { movesOn(newSuite(t, c)) })
 }
 
 // TestKeep keeps a cluster until it is told to end, for `make cluster-up`: the file kubeconfig in

@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"testing"
-
-	"gantry/internal/labimage"
-	"gantry/test/cluster/kube"
 )
 
 // cadvisorMetrics reads what a monitoring system scrapes from the kubelet.
@@ -49,44 +45,4 @@ func refusedCheckpoint(s *suite) {
 	if p := s.ready("pod"); restarts(p) != 0 {
 		s.t.Error("the container restarted")
 	}
-}
-
-func acrossNodes(t *testing.T, c *kube.Cluster) {
-	check(t, c, "a pod reaches one of another node, by its address and by a service", func(s *suite) {
-		s.apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: web, labels: {app: web}}
-spec:
-  nodeName: node1
-  terminationGracePeriodSeconds: 1
-  containers: [{name: web, image: $WEB, readinessProbe: {tcpSocket: {port: 80}, periodSeconds: 1}}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 8080, targetPort: 80}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client}
-spec:
-  nodeName: node2
-  terminationGracePeriodSeconds: 1
-  containers: [{name: client, image: $BUSYBOX, command: [sleep, "1000"]}]
-`)
-		s.ready("web")
-		s.ready("client")
-		service := strings.TrimSpace(s.kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
-		for address, port := range map[string]int{s.ip("web"): 80, service: 8080} {
-			s.eventually("the page at "+address, func(ctx context.Context) error {
-				out, err := s.TryKubectl(ctx, "", "-n", s.namespace, "exec", "client", "--", "sh", "-c", get(address, port))
-				if err == nil && !strings.Contains(out, labimage.Page) {
-					err = fmt.Errorf("answer %q", out)
-				}
-				return err
-			})
-		}
-	})
-	check(t, c, "a DaemonSet runs on both", daemonSet)
 }
