@@ -40,7 +40,7 @@ func (c *Cluster) StartMetrics() {
 	c.Control["metrics-server"] = run(c.t, c.Logs, "metrics-server", func() *exec.Cmd {
 		return exec.Command(Program(c.t, "metrics-server"), "--kubeconfig", c.Kubeconfig, "--authentication-kubeconfig", c.Kubeconfig,
 			"--authorization-kubeconfig", c.Kubeconfig, "--bind-address", controlIP, "--secure-port", metricsPort, "--cert-dir", c.dir("metrics-server"),
-			"--kubelet-certificate-authority", c.pki.path("ca.crt"), "--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s")
+			"--kubelet-certificate-authority", c.pki.path("ca.crt"), "--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "15s")
 	})
 	manifest := strings.NewReplacer("$PORT", metricsPort, "$IP", controlIP).Replace(metricsAPI)
 	_, err := c.TryKubectl(c.t.Context(), manifest, "apply", "-f", "-")
