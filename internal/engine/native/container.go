@@ -110,7 +110,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 		return engine.Created{}, fmt.Errorf("write bundle: %w", err)
 	}
 	e.opts.Hook("container/bundle written")
-	if err = write(filepath.Join(dir, containerFile), r); err != nil {
+	if err = e.containers.put(c.Key, filepath.Join(dir, containerFile), r); err != nil {
 		return engine.Created{}, fmt.Errorf("record container: %w", err)
 	}
 	e.opts.Hook("container/recorded")
@@ -358,6 +358,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.containerDir(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
+	e.containers.forget(key)
 	e.labels.Release(key)
 	return nil
 }

@@ -122,6 +122,9 @@ type Engine struct {
 	// sharing is held while a cgroup that the client named is removed or becomes another sandbox's.
 	sharing sync.Mutex
 
+	sandboxes  records[sandboxRecord]
+	containers records[containerRecord]
+
 	ids     claims
 	labels  *selabel.Book
 	mapsIDs func() error // why pods can have no user namespaces here; asked once

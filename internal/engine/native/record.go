@@ -2,15 +2,10 @@ package native
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/errdefs"
-
-	"gantry/internal/atomicfile"
 	"gantry/internal/engine"
 	"gantry/internal/keeper"
 	"gantry/internal/netns"
@@ -57,35 +52,18 @@ type containerRecord struct {
 }
 
 func (e *Engine) readSandbox(key pod.Key) (*sandboxRecord, error) {
-	r := new(sandboxRecord)
-	return r, read(filepath.Join(e.sandboxDir(key), sandboxFile), "sandbox "+key.Short(), r)
+	return e.sandboxes.get(key, filepath.Join(e.sandboxDir(key), sandboxFile), "sandbox "+key.Short())
 }
 
-func (e *Engine) readContainer(key pod.Key) (*containerRecord, error) {
-	r := new(containerRecord)
-	return r, read(filepath.Join(e.containerDir(key), containerFile), "container "+key.Short(), r)
-}
-
-func read(path, what string, into any) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", what, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return fmt.Errorf("record of %s: %w", what, err)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("record of %s: %w", what, err)
+func (e *Engine) writeSandbox(key pod.Key, r *sandboxRecord) error {
+	if err := e.sandboxes.put(key, filepath.Join(e.sandboxDir(key), sandboxFile), r); err != nil {
+		return fmt.Errorf("record sandbox: %w", err)
 	}
 	return nil
 }
 
-func write(path string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(path, data, 0o600)
+func (e *Engine) readContainer(key pod.Key) (*containerRecord, error) {
+	return e.containers.get(key, filepath.Join(e.containerDir(key), containerFile), "container "+key.Short())
 }
 
 // writeBundle writes an OCI spec, which the runtime reads once, after this call.

@@ -103,10 +103,10 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 	if r.Labels, err = e.labels.Pod(spec.Key, &spec.Security); err != nil {
 		return err
 	}
-	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
-		return fmt.Errorf("record sandbox: %w", err)
+	if err := e.writeSandbox(spec.Key, r); err != nil {
+		return err
 	}
-	if err := e.inherit(dir, r); err != nil {
+	if err := e.inherit(spec.Key, r); err != nil {
 		return err
 	}
 	e.opts.Hook("sandbox/recorded")
@@ -136,17 +136,14 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 
 // inherit makes a cgroup the sandbox's that was there when the sandbox was planned, and that its owner,
 // which saw no record of the sandbox yet, has removed since.
-func (e *Engine) inherit(dir string, r *sandboxRecord) error {
+func (e *Engine) inherit(key pod.Key, r *sandboxRecord) error {
 	if r.OwnCgroup || e.cgroups.Exists(r.Cgroup) {
 		return nil
 	}
 	e.sharing.Lock()
 	defer e.sharing.Unlock()
 	r.OwnCgroup = true
-	if err := write(filepath.Join(dir, sandboxFile), r); err != nil {
-		return fmt.Errorf("record sandbox: %w", err)
-	}
-	return nil
+	return e.writeSandbox(key, r)
 }
 
 func withDefaults(asked map[string]string) map[string]string {
@@ -251,6 +248,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.sandboxDir(key)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
+	e.sandboxes.forget(key)
 	e.labels.Release(key)
 	return nil
 }
@@ -314,10 +312,8 @@ func (e *Engine) bequeath(from pod.Key, cgroup string) (bool, error) {
 			return true, nil
 		}
 		heir.OwnCgroup = true
-		if err := write(filepath.Join(e.sandboxDir(key), sandboxFile), heir); err != nil {
-			return false, fmt.Errorf("record sandbox: %w", err)
-		}
-		return true, nil
+		err = e.writeSandbox(key, heir)
+		return err == nil, err
 	}
 	return false, nil
 }
