@@ -1,7 +1,9 @@
 package cri_test
 
 import (
+	"archive/tar"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -70,6 +73,8 @@ func newDockerd(t *testing.T, version, api string) *dockerd {
 	answer("GET /v"+api+"/containers/{id}/json", inspect)
 	answer("POST /v"+api+"/containers/create", map[string]any{"Id": dockerID})
 	answer("POST /v"+api+"/containers/{id}/update", map[string]any{})
+	answer("DELETE /v"+api+"/containers/{id}", nil)
+	mux.HandleFunc("GET /v"+api+"/containers/{id}/archive", archive)
 	s := httptest.NewUnstartedServer(mux)
 	dir, err := os.MkdirTemp("", "dockerd") // short: a socket's path has 107 bytes at most
 	if err != nil {
@@ -89,6 +94,18 @@ func newDockerd(t *testing.T, version, api string) *dockerd {
 	t.Cleanup(func() { _ = unix.Unmount(pins, unix.MNT_DETACH) })
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	return d
+}
+
+// archive answers with a file of the container's image, in which the user 1000 is in a second group.
+func archive(w http.ResponseWriter, r *http.Request) {
+	name := r.URL.Query().Get("path")
+	content := map[string]string{"/etc/passwd": "user:x:1000:1000::/:\n", "/etc/group": "crew:x:500:user\n"}[name]
+	stat, _ := json.Marshal(container.PathStat{Name: filepath.Base(name), Size: int64(len(content))})
+	w.Header().Set("X-Docker-Container-Path-Stat", base64.StdEncoding.EncodeToString(stat))
+	t := tar.NewWriter(w)
+	_ = t.WriteHeader(&tar.Header{Name: filepath.Base(name), Typeflag: tar.TypeReg, Size: int64(len(content)), Mode: 0o644})
+	_, _ = io.WriteString(t, content)
+	_ = t.Close()
 }
 
 func (d *dockerd) keep(r *http.Request) {

@@ -54,8 +54,7 @@ var notDocker = map[string]string{
 
 // dockerNotes say more of what is refused.
 var dockerNotes = map[string]string{
-	"unified":                    "but pids.max",
-	"supplemental_groups_policy": "Strict",
+	"unified": "but pids.max",
 }
 
 // onDocker says for every field of r's request what becomes of it on each Docker Engine; nil where

@@ -34,7 +34,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 		return engine.Created{}, fmt.Errorf("log of the container: %w", err)
 	}
 	opts.HostConfig.LogConfig = container.LogConfig{Type: driver, Config: options}
-	id, _, err := e.create(ctx, key, opts)
+	id, err := e.createAs(ctx, req, opts)
 	if err != nil {
 		err = fmt.Errorf("create container: %w", err)
 		return engine.Created{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveContainer(ctx, key) })

@@ -38,7 +38,6 @@ var fields = []struct {
 	{"namespace_options.userns_options", func(r *engine.Create) {
 		r.Spec.Namespaces.User = &pod.UserNamespace{UIDs: []pod.IDMapping{{HostID: 1 << 16, Length: 1 << 16}}}
 	}},
-	{"security_context.supplemental_groups_policy", func(r *engine.Create) { r.Spec.Security.StrictGroups = true }},
 	{"capabilities.add_ambient_capabilities", func(r *engine.Create) { r.Spec.Security.AddAmbientCaps = []string{"NET_BIND_SERVICE"} }},
 	{"resources.hugepage_limits", func(r *engine.Create) {
 		r.Spec.Resources.HugepageLimits = []pod.HugepageLimit{{PageSize: "2MB", Limit: 1 << 21}}

@@ -18,9 +18,6 @@ import (
 // confine sets what bounds a container's process beside its capabilities.
 func (n *node) confine(host *container.HostConfig, req *engine.Create) error {
 	s := &req.Spec.Security
-	if s.StrictGroups {
-		return refused("supplemental_groups_policy", "Docker always adds the groups of the image's /etc/group")
-	}
 	if len(s.AddAmbientCaps) > 0 {
 		return refused("add_ambient_capabilities", "Docker has none")
 	}

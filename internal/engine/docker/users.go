@@ -2,6 +2,7 @@ package docker
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"gantry/internal/engine"
@@ -33,6 +38,82 @@ type accounts struct {
 
 type accountFiles map[string][]byte // by path
 
+// of returns what is known of an image.
+func (a *accounts) of(image string) (accountFiles, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	files, known := a.byImage[image]
+	return files, known
+}
+
+// identity is a container's user and groups as Docker is told them.
+type identity struct {
+	user   string
+	groups []string
+}
+
+func identityOf(c *container.Config, host *container.HostConfig) identity {
+	return identity{c.User, host.GroupAdd}
+}
+
+func (i identity) equal(other identity) bool {
+	return i.user == other.user && slices.Equal(i.groups, other.groups)
+}
+
+// createAs makes the container of a request. Docker adds the groups of the image's /etc/group where it is told no
+// group, and none where it is told one; in the CRI a policy decides that. Where the two may differ Docker is told
+// every id. For that the image's accounts must be known: they are read from a first container of the image,
+// which is made anew if they make a difference.
+func (e *Engine) createAs(ctx context.Context, req *engine.Create, opts client.ContainerCreateOptions) (string, error) {
+	key, image := req.Spec.Key, req.Image.ID
+	exact := req.Spec.Security.StrictGroups || strings.Contains(cmp.Or(opts.Config.User, req.Image.User), ":")
+	if files, known := e.accounts.of(image); exact && known {
+		if err := identify(&opts, files, req); err != nil {
+			return "", err
+		}
+	}
+	id, fresh, err := e.create(ctx, key, opts)
+	if err != nil || !exact {
+		return id, err
+	}
+	told := identityOf(opts.Config, opts.HostConfig)
+	if !fresh { // an earlier try may have told Docker less
+		c, err := e.inspect(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		told = identityOf(c.Config, c.HostConfig)
+	}
+	files, err := e.accountsOf(ctx, id, image)
+	if err != nil {
+		return "", err
+	}
+	if err = identify(&opts, files, req); err != nil || told.equal(identityOf(opts.Config, opts.HostConfig)) {
+		return id, err
+	}
+	if err = e.remove(ctx, id); err != nil {
+		return "", err
+	}
+	id, _, err = e.create(ctx, key, opts)
+	return id, err
+}
+
+// identify has a container run as exactly whom the request says in an image with these accounts.
+func identify(opts *client.ContainerCreateOptions, files accountFiles, req *engine.Create) error {
+	u, err := files.find(req)
+	if err != nil {
+		return err
+	}
+	opts.Config.User = fmt.Sprintf("%d:%d", u.UID, u.GID)
+	opts.HostConfig.GroupAdd = nil
+	for _, gid := range u.Groups {
+		if gid != u.GID {
+			opts.HostConfig.GroupAdd = append(opts.HostConfig.GroupAdd, strconv.FormatUint(uint64(gid), 10))
+		}
+	}
+	return nil
+}
+
 // user finds out who the main process of a new container will run as: Docker does not say it. Nil where
 // it cannot be known.
 func (e *Engine) user(ctx context.Context, id string, req *engine.Create) *pod.User {
@@ -53,6 +134,10 @@ func (e *Engine) findUser(ctx context.Context, id string, req *engine.Create) (o
 	if err != nil {
 		return ocispec.User{}, err
 	}
+	return files.find(req)
+}
+
+func (files accountFiles) find(req *engine.Create) (ocispec.User, error) {
 	root, err := os.MkdirTemp("", "gantry-accounts")
 	if err != nil {
 		return ocispec.User{}, err
@@ -70,13 +155,10 @@ func (e *Engine) findUser(ctx context.Context, id string, req *engine.Create) (o
 }
 
 func (e *Engine) accountsOf(ctx context.Context, id, image string) (accountFiles, error) {
-	e.accounts.mu.Lock()
-	files, ok := e.accounts.byImage[image]
-	e.accounts.mu.Unlock()
-	if ok {
+	if files, known := e.accounts.of(image); known {
 		return files, nil
 	}
-	files = accountFiles{}
+	files := accountFiles{}
 	for _, name := range []string{"/etc/passwd", "/etc/group"} {
 		content, err := e.copyFile(ctx, id, name)
 		if errdefs.IsNotFound(err) {
