@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,6 +132,8 @@ func exited(code int32) func(*pod.Container) {
 	}
 }
 
+var echo = regexp.MustCompile(`echo (\w+)`)
+
 func (b *backend) StartContainer(ctx context.Context, id string) error {
 	c, err := b.Container(ctx, id)
 	if err != nil {
@@ -141,8 +144,11 @@ func (b *backend) StartContainer(ctx context.Context, id string) error {
 	}
 	var log []byte
 	after := func(*pod.Container) {}
-	for _, word := range c.Spec.Command {
-		if word == "sh" {
+	for i, word := range c.Spec.Command {
+		if word == "sh" { // what a shell echoes is all that can be known of it
+			for _, said := range echo.FindAllStringSubmatch(strings.Join(c.Spec.Command[i:], " "), -1) {
+				log = crilog.Format(log, time.Now(), crilog.Stdout, []byte(said[1]+"\n"))
+			}
 			break
 		}
 		verb, text, _ := strings.Cut(word, ":")
