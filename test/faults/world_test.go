@@ -288,9 +288,10 @@ func (w *world) removeAll() {
 	}
 }
 
-// orphaned begins what the child of a killed crun create says on the container's standard error. It
-// gets into the log where a restore is played by a create (node.PlayCRIU), which CRIU's is not.
-const orphaned = `{"msg":"read from sync socket"`
+// orphaned is in what the child of a killed crun create says on the container's standard error, as JSON or as
+// text, of reading or of writing. It gets into the log where a restore is played by a create (node.PlayCRIU), which
+// CRIU's is not.
+const orphaned = "sync socket"
 
 // logged are the lines that the container has written, in the log and in what was rotated away.
 func (w *world) logged() []string {
@@ -302,7 +303,7 @@ func (w *world) logged() []string {
 		}
 		for line := range strings.Lines(string(data)) {
 			fields := strings.SplitN(strings.TrimRight(line, "\r\n"), " ", 4)
-			if len(fields) == 4 && (!w.played || !strings.HasPrefix(fields[3], orphaned)) {
+			if len(fields) == 4 && (!w.played || !strings.Contains(fields[3], orphaned)) {
 				all = append(all, fields[3])
 			}
 		}
