@@ -20,35 +20,38 @@ func TestGroupsOfTheImage(t *testing.T) {
 			d := labdocker.Start(t, labdocker.Options{Version: v})
 			n := node.Start(t, node.Options{Flags: []string{"--engine", "docker", "--docker-endpoint", d.Endpoint()}})
 			image := d.Busybox()
-			for _, c := range []struct {
-				rule   string
-				policy runtimeapi.SupplementalGroupsPolicy
-				group  *runtimeapi.Int64Value
-				want   string
-			}{
+			for _, c := range []groupsCase{
 				{"Strict with a group", strict, &runtimeapi.Int64Value{Value: 1001}, "1001 7"}, // the image's first: it is made twice
 				{"Strict without a group", strict, nil, "1000 7"},
 				{"Merge with a group", merge, &runtimeapi.Int64Value{Value: 1001}, "1001 500 501 7"},
 				{"Merge without a group", merge, nil, "1000 500 501 7"},
 			} {
-				t.Run(c.rule, func(t *testing.T) { groups(t, n.For(t), image, c.policy, c.group, c.want) })
+				t.Run(c.rule, func(t *testing.T) { c.check(n.For(t), image) })
 			}
 		})
 	}
 }
 
-func groups(t *testing.T, n *node.Node, image string, policy runtimeapi.SupplementalGroupsPolicy, group *runtimeapi.Int64Value, want string) {
+type groupsCase struct {
+	rule   string
+	policy runtimeapi.SupplementalGroupsPolicy
+	group  *runtimeapi.Int64Value
+	want   string
+}
+
+func (g groupsCase) check(n *node.Node, image string) {
+	t := n.T()
 	c := node.Container("main", image, idle...)
 	sec := c.Linux.SecurityContext
-	sec.RunAsUser, sec.RunAsGroup = &runtimeapi.Int64Value{Value: 1000}, group
-	sec.SupplementalGroups, sec.SupplementalGroupsPolicy = []int64{7}, policy
+	sec.RunAsUser, sec.RunAsGroup = &runtimeapi.Int64Value{Value: 1000}, g.group
+	sec.SupplementalGroups, sec.SupplementalGroupsPolicy = []int64{7}, g.policy
 	pod, container := launch(n, "groups", "", c)
 	inside := func(command ...string) []string {
 		got := strings.Fields(n.Exec(container, command...))
 		slices.Sort(got)
 		return slices.Compact(got)
 	}
-	wanted := strings.Fields(want)
+	wanted := strings.Fields(g.want)
 	slices.Sort(wanted)
 	if got := inside("id", "-G"); !slices.Equal(got, wanted) {
 		t.Errorf("an exec has the groups %v, want %v", got, wanted)

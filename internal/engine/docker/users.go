@@ -78,9 +78,9 @@ func (e *Engine) createAs(ctx context.Context, req *engine.Create, opts client.C
 	}
 	told := identityOf(opts.Config, opts.HostConfig)
 	if !fresh { // an earlier try may have told Docker less
-		c, err := e.inspect(ctx, id)
-		if err != nil {
-			return "", err
+		c, unknown := e.inspect(ctx, id)
+		if unknown != nil {
+			return "", unknown
 		}
 		told = identityOf(c.Config, c.HostConfig)
 	}
