@@ -194,13 +194,17 @@ func profile(field string, p *runtime.SecurityProfile) (*pod.Profile, error) {
 	case runtime.SecurityProfile_Unconfined:
 		return &pod.Profile{Kind: pod.ProfileUnconfined}, nil
 	case runtime.SecurityProfile_Localhost:
-		if ref == "" {
+		// Clients that know the old strings keep their prefix; critest does.
+		if ref = strings.TrimPrefix(ref, localPrefix); ref == "" {
 			return nil, invalid(field+".localhost_ref", "must name a profile")
 		}
 		return &pod.Profile{Kind: pod.ProfileLocalhost, Ref: ref}, checkLine(field+".localhost_ref", ref)
 	}
 	return nil, invalid(field+".profile_type", "%d is not a profile type", p.GetProfileType())
 }
+
+// localPrefix is before the name of a local profile in the strings that oldProfile reads.
+const localPrefix = "localhost/"
 
 // oldProfile reads the strings that profiles were before the CRI had messages for them.
 func oldProfile(field, s string) (*pod.Profile, error) {
@@ -210,7 +214,7 @@ func oldProfile(field, s string) (*pod.Profile, error) {
 	case "unconfined":
 		return &pod.Profile{Kind: pod.ProfileUnconfined}, nil
 	}
-	ref, ok := strings.CutPrefix(s, "localhost/")
+	ref, ok := strings.CutPrefix(s, localPrefix)
 	if !ok || ref == "" {
 		return nil, invalid(field, "%q is not runtime/default, unconfined or localhost/…", s)
 	}

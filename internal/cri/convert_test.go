@@ -136,6 +136,9 @@ func TestContainerSpecRules(t *testing.T) {
 			c.Linux.SecurityContext.Seccomp = nil
 			c.Linux.SecurityContext.SeccompProfilePath = "localhost//a.json" //nolint:staticcheck // old clients set it
 		}, func(s *spec) any { return s.Security.Seccomp }, &pod.Profile{Kind: pod.ProfileLocalhost, Ref: "/a.json"}},
+		{"a local profile may have the prefix of old", func(c *config) {
+			c.Linux.SecurityContext.Apparmor = localhost("localhost/profile-b")
+		}, func(s *spec) any { return s.Security.AppArmor }, &pod.Profile{Kind: pod.ProfileLocalhost, Ref: "profile-b"}},
 		{"an old AppArmor profile counts alone", func(c *config) {
 			c.Linux.SecurityContext.Apparmor = nil
 			c.Linux.SecurityContext.ApparmorProfile = "runtime/default" //nolint:staticcheck // old clients set it
