@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"gantry/internal/lab"
 	"gantry/internal/labdocker"
@@ -188,7 +189,10 @@ const settle = 15 * time.Second
 // a node makes with its first pod and keeps (a bridge, firewall tables) is made before.
 func (r run) leavesNothing(t *testing.T, n *node.Node) {
 	t.Helper()
-	pod, _ := n.Launch(n.Sandbox("warm"), node.Container("warm", n.Pull(node.Busybox(t)), "true"))
+	warm := n.Sandbox("warm")
+	// The portmap plugin keeps its chains from the first host port on.
+	warm.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 12000}}
+	pod, _ := n.Launch(warm, node.Container("warm", n.Pull(node.Busybox(t)), "true"))
 	n.RemovePod(pod)
 	if r.engine == "docker" { // dockerd keeps a mount of the node's network namespace
 		n.RemovePod(n.RunPod(node.HostNetwork(n.Sandbox("warm-host"))))
