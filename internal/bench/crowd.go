@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"sync"
 	"time"
@@ -253,7 +254,7 @@ func (t *Target) events(ctx context.Context, pods []made, to Scope) error {
 		}
 		for {
 			e, err := stream.Recv()
-			if unimplemented(err) {
+			if unimplemented(err) || errors.Is(err, io.EOF) { // so ends CRI-O the stream, whose events are off
 				return nil
 			}
 			if err != nil {
