@@ -185,8 +185,8 @@ cluster: deps build $(TOOLS)/crictl kubernetes ## an unmodified Kubernetes on ga
 	ENGINE=$(ENGINE) GANTRY_CLUSTER_LOGS=$(CURDIR)/.cache/cluster go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestSuite/$(RUN)'
 
 .PHONY: cluster-nodes
-cluster-nodes: deps build $(TOOLS)/crictl kubernetes ## the clusters of other shapes: more nodes, feature gates
-	go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestGates|TestNodes'
+cluster-nodes: deps build $(TOOLS)/crictl kubernetes ## the clusters of other shapes: more nodes, feature gates, a node that is full
+	go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestGates|TestNodes|TestPressure'
 
 .PHONY: cluster-scale
 cluster-scale: deps build docker-tools $(TOOLS)/crictl kubernetes ## 110 pods on a node by one scale-up, on gantry and on containerd, and what it costs
