@@ -67,13 +67,14 @@ func (i identity) equal(other identity) bool {
 func (e *Engine) createAs(ctx context.Context, req *engine.Create, opts client.ContainerCreateOptions) (string, error) {
 	key, image := req.Spec.Key, req.Image.ID
 	exact := req.Spec.Security.StrictGroups || strings.Contains(cmp.Or(opts.Config.User, req.Image.User), ":")
-	if files, known := e.accounts.of(image); exact && known {
+	files, known := e.accounts.of(image)
+	if exact && known {
 		if err := identify(&opts, files, req); err != nil {
 			return "", err
 		}
 	}
 	id, fresh, err := e.create(ctx, key, opts)
-	if err != nil || !exact {
+	if err != nil || !exact || known && fresh {
 		return id, err
 	}
 	told := identityOf(opts.Config, opts.HostConfig)
@@ -84,8 +85,7 @@ func (e *Engine) createAs(ctx context.Context, req *engine.Create, opts client.C
 		}
 		told = identityOf(c.Config, c.HostConfig)
 	}
-	files, err := e.accountsOf(ctx, id, image)
-	if err != nil {
+	if files, err = e.accountsOf(ctx, id, image); err != nil {
 		return "", err
 	}
 	if err = identify(&opts, files, req); err != nil || told.equal(identityOf(opts.Config, opts.HostConfig)) {
