@@ -97,7 +97,7 @@ func (l *Logs) Config(ctx context.Context, key pod.Key, path string, b *pod.LogB
 		return "none", nil, nil
 	}
 	if !l.opts.Follow {
-		err := l.opts.Keeper.OpenLog(ctx, &keeper.Log{Key: string(key), LogPath: path, Socket: l.socket(), Bounds: bounds(b)})
+		err := l.opts.Keeper.OpenLog(ctx, &keeper.Log{Key: string(key), LogPath: path, Socket: l.socket(), Bounds: keeper.BoundsOf(b)})
 		if err != nil {
 			return "", nil, err
 		}
@@ -109,7 +109,7 @@ func (l *Logs) Config(ctx context.Context, key pod.Key, path string, b *pod.LogB
 		}
 	}
 	// No disk holds output up that follows: dockerd keeps it as long as the log can't be written.
-	if bounds(b).Rate > 0 || bounds(b).Size > 0 {
+	if of := keeper.BoundsOf(b); of.Rate > 0 || of.Size > 0 {
 		return "", nil, fmt.Errorf("log bounds: a log that follows Docker's API has neither a rate nor a size"+
 			" (gantry/log-rate, gantry/log-size, container_logs): %w", errdefs.ErrNotImplemented)
 	}
@@ -118,13 +118,6 @@ func (l *Logs) Config(ctx context.Context, key pod.Key, path string, b *pod.LogB
 	}
 	driver, options = followed()
 	return driver, options, nil
-}
-
-func bounds(b *pod.LogBounds) keeper.LogBounds {
-	if b == nil {
-		return keeper.LogBounds{}
-	}
-	return keeper.LogBounds{Rate: b.Rate, Size: b.Size, FullWait: b.FullWait}
 }
 
 // Follow is told Docker's id of a container that is about to start, or that was found.

@@ -118,7 +118,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
 		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: guarded(c.LogPath, req.Sandbox.Spec.LogDirectory), CgroupPath: created.CgroupPath,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY, Restore: restoreImages(req.Restore),
-		Bounds: logBounds(c.LogBounds),
+		Bounds: keeper.BoundsOf(c.LogBounds),
 	})
 	return created, err // the keeper's error says that it is the container's creation, and whose
 }
@@ -361,13 +361,6 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	e.containers.forget(key)
 	e.labels.Release(key)
 	return nil
-}
-
-func logBounds(b *pod.LogBounds) keeper.LogBounds {
-	if b == nil {
-		return keeper.LogBounds{}
-	}
-	return keeper.LogBounds{Rate: b.Rate, Size: b.Size, FullWait: b.FullWait}
 }
 
 // gvisor is what gVisor's runtime calls itself.
