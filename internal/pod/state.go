@@ -64,7 +64,8 @@ func (c *Container) To(next ContainerState) (*Container, error) {
 	return &n, nil
 }
 
-// Exited returns a copy of c that ended as e says, with the reason that the kubelet shows.
+// Exited returns a copy of c that ended as e says, with the reason that the kubelet shows. It never ended
+// before it started: dockerd up to 20.10 notes a quick process's exit first and its start afterwards.
 func (c *Container) Exited(e Exit) (*Container, error) {
 	n, err := c.To(ContainerExited)
 	if err != nil {
@@ -75,6 +76,9 @@ func (c *Container) Exited(e Exit) (*Container, error) {
 	n.FinishedAt = e.At
 	if n.FinishedAt.IsZero() {
 		n.FinishedAt = time.Now()
+	}
+	if n.FinishedAt.Before(n.StartedAt) {
+		n.FinishedAt = n.StartedAt
 	}
 	n.Reason = reason(e)
 	return n, nil

@@ -66,6 +66,11 @@ func TestExited(t *testing.T) {
 			}
 		})
 	}
+	late := &pod.Container{State: pod.ContainerRunning, StartedAt: at.Add(time.Millisecond)}
+	got, err := late.Exited(pod.Exit{At: at})
+	if err != nil || !got.FinishedAt.Equal(late.StartedAt) {
+		t.Errorf("an exit told to be before the start is at %v, error %v; want %v", got.FinishedAt, err, late.StartedAt)
+	}
 	if _, err := (&pod.Container{State: pod.ContainerRemoving}).Exited(pod.Exit{}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a container that is being removed exited: %v", err)
 	}
