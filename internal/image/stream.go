@@ -9,10 +9,11 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
+
+	"gantry/internal/image/inflate"
 )
 
 const (
@@ -107,11 +108,11 @@ func decompress(ctx context.Context, w windows, br *bufio.Reader) (plain io.Read
 	}
 	switch {
 	case bytes.HasPrefix(head, gzipMagic):
-		z, err := gzip.NewReader(br)
+		z, err := inflate.NewReader(br)
 		if err != nil {
 			return nil, nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrDataLoss)
 		}
-		return &decoded{r: z, kind: "gzip"}, func() { _ = z.Close() }, nil
+		return &decoded{r: z, kind: "gzip"}, func() {}, nil
 	case isZstd(head):
 		head, err := br.Peek(zstd.HeaderMaxSize)
 		if err != nil && !errors.Is(err, io.EOF) {
