@@ -77,29 +77,40 @@ func (s *suite) survives(disturb func()) {
 	}
 }
 
-// killsUnderLoad kills the server and the keeper's worker every 20 seconds for as long as the work takes.
-func killsUnderLoad(s *suite) {
+// killEvery kills the server and the keeper's worker of the first node, now and after each interval, until stop is
+// called or the check is over. stop returns how often; the server may not answer yet then.
+func (s *suite) killEvery(interval time.Duration) (stop func() int) {
 	n := s.Nodes[0]
-	s.apply(countingPod)
-	s.apply(webDeployment)
-	s.ready("count")
-	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
-	log := s.followed("count") // the kubelet asks the runtime where the log is
-	stop, stopped := make(chan struct{}), make(chan int)
+	ctx, cancel := context.WithCancel(s.t.Context())
+	kills, ended := 0, make(chan struct{})
 	go func() {
-		kills := 0
-		defer func() { stopped <- kills }()
-		for {
+		defer close(ended)
+		for ctx.Err() == nil {
 			n.Gantry.Restart(syscall.SIGKILL)
 			n.KillWorker()
 			kills++
 			select {
-			case <-stop:
-				return
-			case <-time.After(20 * time.Second):
+			case <-ctx.Done():
+			case <-time.After(interval):
 			}
 		}
 	}()
+	s.t.Cleanup(func() { cancel(); <-ended })
+	return func() int {
+		cancel()
+		<-ended
+		return kills
+	}
+}
+
+// killsUnderLoad kills the server and the keeper's worker every 20 seconds for as long as the work takes.
+func killsUnderLoad(s *suite) {
+	s.apply(countingPod)
+	s.apply(webDeployment)
+	s.ready("count")
+	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
+	log := s.followed("count")
+	killed := s.killEvery(20 * time.Second)
 	s.apply(`
 apiVersion: batch/v1
 kind: Job
@@ -114,8 +125,11 @@ spec:
 	s.inOrder(log, 3000)
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=300s")
 	s.kubectl("wait", "--for=condition=complete", "job/work", "--timeout=400s")
-	close(stop)
-	s.t.Logf("killed %d times", <-stopped)
+	s.t.Logf("killed %d times", killed())
+	s.eventually("the kubelet reaches gantry again", func(ctx context.Context) error {
+		_, err := s.TryKubectl(ctx, "", "-n", s.namespace, "logs", "count", "--tail=1")
+		return err
+	})
 	for _, p := range s.pods("") {
 		if restarts(&p) != 0 {
 			s.t.Errorf("%s restarted %d times", p.Name, restarts(&p))

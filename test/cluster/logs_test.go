@@ -102,21 +102,33 @@ func (s *suite) follow(pod string, n int) {
 	s.inOrder(s.followed(pod), n)
 }
 
-// followed opens a pod's log.
-func (s *suite) followed(pod string) io.ReadCloser {
+// follower is a pod's log that is read as it grows.
+type follower struct {
+	*bufio.Reader
+	io.Closer
+}
+
+// followed opens a pod's log and waits for its first line: what disturbs the node later does not disturb the opening,
+// for which the kubelet asks the runtime.
+func (s *suite) followed(pod string) follower {
 	s.t.Helper()
 	stream, err := s.Client.CoreV1().Pods(s.namespace).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return stream
+	lines := bufio.NewReader(stream)
+	if _, err := lines.Peek(1); err != nil {
+		stream.Close()
+		s.t.Fatalf("the log has no first line: %v", err)
+	}
+	return follower{Reader: lines, Closer: stream}
 }
 
 // inOrder reads n lines of a counting pod's log, and closes it.
-func (s *suite) inOrder(stream io.ReadCloser, n int) {
+func (s *suite) inOrder(log follower, n int) {
 	s.t.Helper()
-	defer stream.Close()
-	lines := bufio.NewScanner(stream)
+	defer log.Close()
+	lines := bufio.NewScanner(log)
 	for want := 1; want <= n; want++ {
 		if !lines.Scan() {
 			s.t.Fatalf("the log ends before line %d: %v", want, lines.Err())
