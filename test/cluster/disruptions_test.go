@@ -189,17 +189,28 @@ func drain(s *suite) {
 	s.apply(webDeployment)
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
 	s.Kubectl(s.t, "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=170s")
-	s.eventually("no sandbox on the node", func(context.Context) error {
-		out, err := n.Crictl("pods", "-q")
-		if err == nil && strings.TrimSpace(out) != "" {
-			err = fmt.Errorf("sandboxes:\n%s", out)
-		}
-		return err
-	})
+	began := time.Now()
+	s.nothing("sandbox in use", n, "pods", "-q", "--state", "ready")
+	s.t.Logf("no sandbox is in use %.1f s after the drain", time.Since(began).Seconds())
+	// The kubelet removes sandboxes with its garbage, once a minute.
+	s.nothing("sandbox", n, "pods", "-q")
+	s.t.Logf("no sandbox is there %.1f s after the drain", time.Since(began).Seconds())
 	s.Kubectl(s.t, "uncordon", n.Name)
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=170s")
 	list, err := s.Client.CoreV1().Nodes().List(s.t.Context(), metav1.ListOptions{})
 	if err != nil || len(list.Items) != len(s.Nodes) || list.Items[0].Spec.Unschedulable {
 		s.t.Errorf("nodes %v, %v", list, err)
 	}
+}
+
+// nothing waits until crictl prints nothing.
+func (s *suite) nothing(what string, n *kube.Node, args ...string) {
+	s.t.Helper()
+	s.eventually("no "+what+" on the node", func(context.Context) error {
+		out, err := n.Crictl(args...)
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("there are\n%s", out)
+		}
+		return err
+	})
 }
