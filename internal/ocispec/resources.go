@@ -41,7 +41,7 @@ func resources(r *Request) (*specs.LinuxResources, error) {
 // limit of its own a container gets no swap beyond its memory, where the node accounts for swap.
 func Resources(r *pod.Resources, node *Node) (*specs.LinuxResources, error) {
 	res := &specs.LinuxResources{CPU: cpu(r), Memory: memory(r, node)}
-	res.Pids, res.Unified = pids(r.Unified)
+	res.Pids, res.Unified = Processes(r.Unified)
 	for _, h := range r.HugepageLimits {
 		if !node.LimitsHugepages {
 			if h.Limit == 0 {
@@ -115,8 +115,9 @@ func extraMemory(res *specs.LinuxResources, x *pod.ExtraResources) {
 	}
 }
 
-// pids takes pids.max out of settings of cgroup v2: what crun writes as it is, systemd resets.
-func pids(unified map[string]string) (limit *specs.LinuxPids, rest map[string]string) {
+// Processes takes pids.max out of settings of cgroup v2: what crun writes as it is, systemd resets. A limit that is nil
+// is not said; -1 is none.
+func Processes(unified map[string]string) (limit *specs.LinuxPids, rest map[string]string) {
 	n, err := strconv.ParseInt(unified[pidsMax], 10, 64)
 	switch {
 	case unified[pidsMax] == "max":
@@ -159,7 +160,8 @@ func cpu(r *pod.Resources) *specs.LinuxCPU {
 }
 
 func memory(r *pod.Resources, node *Node) *specs.LinuxMemory {
-	if r.MemoryLimit == 0 && (r.MemorySwapLimit == 0 || !node.AccountsSwap) {
+	swap, _ := r.SwapBound()
+	if r.MemoryLimit == 0 && (swap == 0 || !node.AccountsSwap) {
 		return nil
 	}
 	m := &specs.LinuxMemory{}
@@ -168,10 +170,6 @@ func memory(r *pod.Resources, node *Node) *specs.LinuxMemory {
 	}
 	if !node.AccountsSwap {
 		return m
-	}
-	swap := r.MemorySwapLimit
-	if swap == 0 {
-		swap = r.MemoryLimit
 	}
 	m.Swap = &swap
 	return m

@@ -62,3 +62,18 @@ func TestSystemdsDefaultLimitOfProcessesDoesNotHold(t *testing.T) {
 		t.Errorf("%s %q", property, got)
 	}
 }
+
+// TestSwapOfTheKubelet has the file that the kubelet names, and the runtime's own limit say the same: a systemd that makes
+// the cgroup is told the second, and writes it again whenever it is reloaded.
+func TestSwapOfTheKubelet(t *testing.T) {
+	unified := map[string]string{pod.MemorySwapMax: "4096"}
+	got, err := ocispec.Resources(&pod.Resources{MemoryLimit: 1 << 20, Unified: unified}, &ocispec.Node{CgroupV2: true, AccountsSwap: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, swap := int64(1<<20), int64(1<<20+4096)
+	want := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap}, Unified: unified}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -216,7 +216,7 @@ func annotations(r *Request) map[string]string {
 		prefix + "sandbox-uid":       r.Sandbox.Metadata.UID,
 	}
 	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
-	if p, _ := pids(r.Container.Resources.Unified); r.Node.SystemdCgroup {
+	if p, _ := Processes(r.Container.Resources.Unified); r.Node.SystemdCgroup {
 		limit := uint64(math.MaxUint64)
 		if p != nil && *p.Limit > 0 {
 			limit = uint64(*p.Limit)

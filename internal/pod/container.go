@@ -3,7 +3,9 @@ package pod
 import (
 	"cmp"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -143,6 +145,24 @@ func (r Resources) With(u *Resources) Resources {
 	}
 	r.Extra = r.Extra.with(&u.Extra)
 	return r
+}
+
+// MemorySwapMax is the file of cgroup v2 that bounds swap alone, by which the kubelet says what swap a container may have.
+const MemorySwapMax = "memory.swap.max"
+
+// SwapBound is what memory and swap are bounded to together, in bytes, as OCI runtimes and Docker have it: -1 is unlimited,
+// 0 where nothing is said. A memory limit alone leaves no swap beyond it. MemorySwapMax wins, which file tells; without a
+// memory limit it can't be said in this way.
+func (r *Resources) SwapBound() (bytes int64, file bool) {
+	text := r.Unified[MemorySwapMax]
+	swap, err := strconv.ParseInt(text, 10, 64)
+	switch {
+	case r.MemoryLimit > 0 && text == "max":
+		return -1, true
+	case r.MemoryLimit > 0 && err == nil && swap >= 0 && swap <= math.MaxInt64-r.MemoryLimit:
+		return r.MemoryLimit + swap, true
+	}
+	return cmp.Or(r.MemorySwapLimit, r.MemoryLimit), false
 }
 
 // HugepageLimit bounds one page size, written as in "2MB" or "1GB".

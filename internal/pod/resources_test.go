@@ -41,3 +41,28 @@ func TestResourcesWith(t *testing.T) {
 		})
 	}
 }
+
+func TestSwapBound(t *testing.T) {
+	swapMax := func(value string) map[string]string { return map[string]string{pod.MemorySwapMax: value} }
+	for rule, tt := range map[string]struct {
+		asked pod.Resources
+		want  int64
+		file  bool
+	}{
+		"nothing says nothing":                   {pod.Resources{}, 0, false},
+		"a memory limit alone leaves no swap":    {pod.Resources{MemoryLimit: 100}, 100, false},
+		"its own limit":                          {pod.Resources{MemoryLimit: 100, MemorySwapLimit: 150}, 150, false},
+		"unlimited":                              {pod.Resources{MemoryLimit: 100, MemorySwapLimit: -1}, -1, false},
+		"the kubelet's NoSwap on v2":             {pod.Resources{MemoryLimit: 100, Unified: swapMax("0")}, 100, true},
+		"the kubelet's LimitedSwap on v2":        {pod.Resources{MemoryLimit: 100, Unified: swapMax("30")}, 130, true},
+		"the file wins":                          {pod.Resources{MemoryLimit: 100, MemorySwapLimit: 150, Unified: swapMax("30")}, 130, true},
+		"no limit in the file":                   {pod.Resources{MemoryLimit: 100, Unified: swapMax("max")}, -1, true},
+		"the file can't be said without a limit": {pod.Resources{Unified: swapMax("30")}, 0, false},
+		"what is no number is the kernel's":      {pod.Resources{MemoryLimit: 100, Unified: swapMax("x")}, 100, false},
+		"what is too large for the sum":          {pod.Resources{MemoryLimit: 100, Unified: swapMax("9223372036854775807")}, 100, false},
+	} {
+		if got, file := tt.asked.SwapBound(); got != tt.want || file != tt.file {
+			t.Errorf("%s: %d, %t; want %d, %t", rule, got, file, tt.want, tt.file)
+		}
+	}
+}
