@@ -169,6 +169,30 @@ func TestSetLimitsV2(t *testing.T) {
 	}
 }
 
+func TestWriteV2(t *testing.T) {
+	root := tree(t, map[string]string{"cgroup.controllers": "memory\n", "c/memory.oom.group": "0\n", "c/memory.swap.max": "max\n"})
+	f := open(t, root)
+	if err := f.Write("/c", map[string]string{"memory.oom.group": "1", "memory.swap.max": "777"}); err != nil {
+		t.Fatal(err)
+	}
+	if group, swap := f.Value("/c", "memory.oom.group"), f.Value("/c", "memory.swap.max"); group != "1" || swap[:3] != "777" {
+		t.Errorf("memory.oom.group %q, memory.swap.max %q", group, swap)
+	}
+	if err := f.Write("/c", map[string]string{"memory.none": "1"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if err := f.Write("/absent", map[string]string{"memory.oom.group": "1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("absent cgroup: %v", err)
+	}
+	if got := f.Value("/absent", "memory.oom.group") + f.Value("/c/..", "cgroup.controllers"); got != "" {
+		t.Errorf("values of nothing: %q", got)
+	}
+	v1 := open(t, tree(t, map[string]string{"memory/cgroup.procs": "", "memory/c/memory.oom.group": "0"}))
+	if err := v1.Write("/c", map[string]string{"memory.oom.group": "1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("on v1: %v", err)
+	}
+}
+
 // busy starts a process with a child in the cgroup, in every hierarchy below root.
 func busy(t *testing.T, root, path string) {
 	t.Helper()

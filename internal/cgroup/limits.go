@@ -3,8 +3,12 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -27,6 +31,35 @@ func (f *FS) SetLimits(cgroup string, r *pod.Resources) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Write writes files of a cgroup of the v2 hierarchy, by their names. A cgroup that is not there is
+// errdefs.ErrNotFound, a file that the kernel lacks or a value that it refuses errdefs.ErrInvalidArgument.
+func (f *FS) Write(cgroup string, files map[string]string) error {
+	if err := check(cgroup); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		err := writeExisting(filepath.Join(f.unified, cgroup, name), files[name])
+		switch {
+		case err == nil:
+		case f.unified == "" || !exists(filepath.Join(f.unified, cgroup)):
+			return fmt.Errorf("cgroup %s: %w", cgroup, errdefs.ErrNotFound)
+		default:
+			return fmt.Errorf("%s of cgroup %s is not %s: %w: %w", name, cgroup, files[name], errdefs.ErrInvalidArgument, err)
+		}
+	}
+	return nil
+}
+
+// Value is what the kernel says is in a file of a cgroup of the v2 hierarchy, without spaces around it; "" where
+// there is none.
+func (f *FS) Value(cgroup, name string) string {
+	if f.unified == "" || check(cgroup) != nil {
+		return ""
+	}
+	data, _ := os.ReadFile(filepath.Join(f.unified, cgroup, name))
+	return strings.TrimSpace(string(data))
 }
 
 // setting is one value for one file.

@@ -25,10 +25,10 @@ var unsaid = map[string][]string{
 	"CreateContainer": {
 		"config.linux.security_context.namespace_options.userns_options",
 		"config.linux.security_context.capabilities.add_ambient_capabilities",
-		"config.linux.resources.hugepage_limits", "config.linux.resources.unified",
+		"config.linux.resources.hugepage_limits",
 		"config.mounts.image", "config.mounts.mount_options", "config.mounts.uidMappings", "config.mounts.gidMappings", "config.CDI_devices",
 	},
-	"UpdateContainerResources": {"linux.hugepage_limits", "linux.unified"},
+	"UpdateContainerResources": {"linux.hugepage_limits"},
 	"PullImage":                nil,
 }
 
@@ -45,16 +45,12 @@ var notDocker = map[string]string{
 	"CreateContainer.sandbox_config.log_directory":  "",
 	"CreateContainer.config.image.*":                "",
 	"UpdateContainerResources.linux.oom_score_adj":  "processes that run keep theirs",
+	"UpdateContainerResources.linux.unified":        "", // files, but those that Docker knows limits for
 	"PullImage.auth.auth":                           "", // user and password come before it
 	"PullImage.image.annotations":                   "Docker chooses by the platform alone",
 	"UpdateContainerResources.container_id":         "",
 	"PullImage.image.runtime_handler":               "",
 	"PullImage.sandbox_config.metadata.uid":         "",
-}
-
-// dockerNotes say more of what is refused.
-var dockerNotes = map[string]string{
-	"unified": "but pids.max",
 }
 
 // onDocker says for every field of r's request what becomes of it on each Docker Engine; nil where
@@ -82,11 +78,6 @@ func onDocker(t *testing.T, r request, native map[string]string) map[string]stri
 		if native[name] == dropped || native[name] == fate {
 			cells[name] = taken
 			continue
-		}
-		for end, note := range dockerNotes {
-			if strings.HasPrefix(fate, refusal(codes.Unimplemented)) && strings.HasSuffix(name, "."+end) {
-				cells[name] = fate + "; " + note
-			}
 		}
 		if fate != dropped || native[name] != taken { // what is malformed does not come to an engine
 			continue

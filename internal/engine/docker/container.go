@@ -40,6 +40,7 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 		return engine.Created{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveContainer(ctx, key) })
 	}
 	is := object{id: id, tty: req.Spec.TTY, cgroup: n.containerCgroup(opts.HostConfig.CgroupParent, id)}
+	is.files = decodeFiles(opts.Config.Labels[labelFiles])
 	e.objects.put(key, is)
 	return engine.Created{ID: id, CgroupPath: is.cgroup, StopSignal: req.Image.Config.StopSignal, User: e.user(ctx, id, req)}, nil
 }
@@ -81,6 +82,9 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 			return engine.Started{}, startError(err)
 		}
 		e.objects.change(key, func(o *object) { o.started = true })
+	}
+	if err = e.writeFiles(is); err != nil {
+		return engine.Started{}, undo(ctx, err, func(ctx context.Context) error { return e.kill(ctx, is.id, "SIGKILL") })
 	}
 	c, err := e.inspect(ctx, is.id)
 	if err != nil {
@@ -169,7 +173,12 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, r *pod.Resour
 	_, err = call(ctx, e.daemon, func(ctx context.Context) (client.ContainerUpdateResult, error) {
 		return e.daemon.api.ContainerUpdate(ctx, is.id, client.ContainerUpdateOptions{Resources: &limits})
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	is.files = n.files(r)
+	e.objects.change(key, func(o *object) { o.files = is.files })
+	return e.writeFiles(is)
 }
 
 // RemoveContainer kills what runs and removes the container with its writable layer and volumes.

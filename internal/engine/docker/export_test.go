@@ -6,6 +6,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 
+	"gantry/internal/cgroup"
 	"gantry/internal/engine"
 	"gantry/internal/pod"
 )
@@ -47,3 +48,6 @@ func (s *Images) AgeUsage(by time.Duration) {
 	}
 	u.tried, u.at = u.tried.Add(-by), u.at.Add(-by)
 }
+
+// UseCgroups has the engine take the cgroups of f.
+func (e *Engine) UseCgroups(f *cgroup.FS) { e.cgroups = f }

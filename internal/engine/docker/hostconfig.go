@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"gantry/internal/engine"
+	"gantry/internal/ocispec"
 	"gantry/internal/pod"
 	"gantry/internal/resclass"
 )
@@ -66,7 +67,7 @@ func (n *node) config(req *engine.Create) (*container.Config, error) {
 	}
 	config := &container.Config{
 		Image: req.Image.ID, Entrypoint: c.Command, Cmd: c.Args, WorkingDir: c.WorkingDir, Env: env,
-		Labels: containerLabels(c, req.Sandbox.ID), StopSignal: c.StopSignal,
+		Labels: containerLabels(c, req.Sandbox.ID, n.files(&c.Resources)), StopSignal: c.StopSignal,
 		Tty: c.TTY, OpenStdin: c.Stdin, StdinOnce: c.StdinOnce,
 		User: userOf(&c.Security), Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
@@ -166,25 +167,20 @@ func (n *node) resources(r *pod.Resources) (container.Resources, error) {
 		CpusetCpus: r.CPUSetCPUs, CpusetMems: r.CPUSetMems, Memory: r.MemoryLimit,
 	}
 	if n.swap {
-		out.MemorySwap = r.MemorySwapLimit
-		if out.MemorySwap == 0 {
-			out.MemorySwap = r.MemoryLimit
-		}
+		out.MemorySwap, _ = r.SwapBound()
 	}
 	for _, h := range r.HugepageLimits {
 		if h.Limit != 0 { // the kubelet sends a zero for every page size
 			return out, refused("hugepage_limits", "Docker does not limit huge pages")
 		}
 	}
-	for name, value := range r.Unified {
-		limit, err := strconv.ParseInt(value, 10, 64)
-		if name != "pids.max" || value != "max" && err != nil {
-			return out, refused("unified", "Docker sets none but pids.max, not "+name)
+	if limit, _ := ocispec.Processes(r.Unified); limit != nil {
+		out.PidsLimit = limit.Limit
+	}
+	for name := range n.files(r) {
+		if !n.cgroupV2 {
+			return out, fmt.Errorf("unified resource %s needs cgroup v2: %w", name, errdefs.ErrInvalidArgument)
 		}
-		if value == "max" {
-			limit = -1
-		}
-		out.PidsLimit = &limit
 	}
 	return out, extra(&out, &r.Extra)
 }

@@ -18,6 +18,8 @@ type object struct {
 	id     string
 	cgroup string // "" until it is known
 	tty    bool
+	// files of its cgroup that Docker has no word for, by name: see files.go.
+	files map[string]string
 	// started says that it was let go: Docker would run a container that has ended once more.
 	started bool
 	exit    *pod.Exit // once it has ended
@@ -123,7 +125,7 @@ func (e *Engine) inspect(ctx context.Context, id string) (*container.InspectResp
 func (e *Engine) objectOf(c *container.InspectResponse) object {
 	is := object{
 		id: c.ID, tty: c.Config.Tty, cgroup: e.cgroupOf(c),
-		started: c.State.Status != container.StateCreated,
+		started: c.State.Status != container.StateCreated, files: decodeFiles(c.Config.Labels[labelFiles]),
 	}
 	if hasEnded(c.State) {
 		is.exit = exitOf(c.State)

@@ -19,8 +19,10 @@ const (
 	labelType      = "io.kubernetes.docker.type"
 	labelSandboxID = "io.kubernetes.sandbox.id"
 	labelLogPath   = "io.kubernetes.container.logpath"
-	typeSandbox    = "podsandbox"
-	typeContainer  = "container"
+	// What stands in files of the container's cgroup, as JSON.
+	labelFiles    = "io.gantry.cgroup"
+	typeSandbox   = "podsandbox"
+	typeContainer = "container"
 
 	annotationPrefix = "annotation."
 )
@@ -56,13 +58,16 @@ func sandboxLabels(spec *pod.SandboxSpec) map[string]string {
 	return all
 }
 
-func containerLabels(spec *pod.ContainerSpec, sandboxID string) map[string]string {
+func containerLabels(spec *pod.ContainerSpec, sandboxID string, files map[string]string) map[string]string {
 	all := clientLabels(spec.Labels, spec.Annotations)
 	all[LabelKey] = string(spec.Key)
 	all[labelSandboxKey] = string(spec.Sandbox)
 	all[labelType] = typeContainer
 	all[labelSandboxID] = sandboxID
 	all[labelLogPath] = spec.LogPath
+	if text := encodeFiles(files); text != "" {
+		all[labelFiles] = text
+	}
 	return all
 }
 

@@ -74,6 +74,7 @@ func (e *Engine) look(ctx context.Context, s *container.Summary) (*engine.Contai
 	info := &engine.ContainerInfo{Key: key, ID: c.ID, State: stateOf(c.State), CgroupPath: is.cgroup, Exit: is.exit}
 	if info.State == pod.ContainerRunning {
 		info.Pid = c.State.Pid
+		e.finishFiles(is)
 	}
 	if s.Labels[labelType] != typeSandbox && is.started && !e.heirlooms.has(key) {
 		if err := e.opts.Logs.Follow(ctx, key, c.ID); err != nil {

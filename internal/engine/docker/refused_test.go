@@ -93,7 +93,7 @@ func TestRefused(t *testing.T) {
 	for _, f := range fields {
 		cells, said := make([]string, 0, 2), ""
 		for _, api := range []string{"1.41", "1.56"} {
-			n, err := docker.NewNode(system.Info{CgroupDriver: "cgroupfs", ServerVersion: map[string]string{"1.41": "20.10", "1.56": "today"}[api]}, api)
+			n, err := docker.NewNode(system.Info{CgroupDriver: "cgroupfs", CgroupVersion: "2", ServerVersion: map[string]string{"1.41": "20.10", "1.56": "today"}[api]}, api)
 			if err != nil {
 				t.Fatal(err)
 			}
