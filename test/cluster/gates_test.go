@@ -3,7 +3,10 @@ package cluster_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
+	"testing"
 )
 
 // cadvisorMetrics reads what a monitoring system scrapes from the kubelet.
@@ -31,6 +34,38 @@ func hasMetric(text, name, namespace string) bool {
 		}
 	}
 	return false
+}
+
+// limitedSwap reads the bound of a burstable pod's container. On cgroup v1 the kubelet has no LimitedSwap, and leaves no
+// swap beyond the memory; on v2 it gives a share of the node's swap by what the container requests of its memory.
+func limitedSwap(s *suite) {
+	s.apply(sleeper)
+	s.ready("pod")
+	const request, limit = 32 << 20, 64 << 20
+	want, file := strconv.Itoa(limit), "memory/memory.memsw.limit_in_bytes"
+	if s.exec("pod", "ls /sys/fs/cgroup/memory.swap.max 2>/dev/null || true") != "" {
+		share := float64(request) / float64(meminfo(s.t, "MemTotal")) * float64(meminfo(s.t, "SwapTotal"))
+		want, file = strconv.FormatInt(int64(share), 10), "memory.swap.max"
+	}
+	if got := strings.TrimSpace(s.exec("pod", "cat /sys/fs/cgroup/"+file)); got != want {
+		s.t.Errorf("%s is %s, want %s", file, got, want)
+	}
+}
+
+// meminfo returns a value of the machine, in bytes.
+func meminfo(t testing.TB, name string) (bytes int64) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if _, err := fmt.Sscanf(line, name+": %d kB", &bytes); err == nil {
+			return bytes << 10
+		}
+	}
+	t.Fatalf("/proc/meminfo has no %s", name)
+	return 0
 }
 
 // refusedCheckpoint asks the kubelet for a checkpoint, which no OCI runtime of this machine can make.

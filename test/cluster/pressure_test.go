@@ -3,7 +3,6 @@ package cluster_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,7 +34,7 @@ evictionPressureTransitionPeriod: 5s
 imageMinimumGCAge: 1s
 systemReserved: {memory: %dMi}
 enforceNodeAllocatable: [pods]
-`, freeMemory, freeDisk, freeDisk, machineMemory(t)-smallMemory)})
+`, freeMemory, freeDisk, freeDisk, meminfo(t, "MemTotal")>>20-smallMemory)})
 	s := newSuite(t, c)
 	// The kubelet removes no image that it has only just seen, and would evict who did nothing meanwhile.
 	kept := strings.Replace(sleeper, "spec:\n", "spec:\n  priorityClassName: system-node-critical\n", 1)
@@ -62,20 +61,6 @@ enforceNodeAllocatable: [pods]
 			}
 		})
 	}
-}
-
-// machineMemory returns MiB.
-func machineMemory(t *testing.T) int {
-	t.Helper()
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var kib int
-	if _, err := fmt.Sscanf(string(data), "MemTotal: %d kB", &kib); err != nil {
-		t.Fatal(err)
-	}
-	return kib >> 10
 }
 
 // imageGarbage fills the disk with images that no pod uses.

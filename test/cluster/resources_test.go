@@ -129,15 +129,15 @@ func top(s *suite) {
 // busy is a line of kubectl top with CPU and memory.
 var busy = regexp.MustCompile(`\s[1-9][0-9]*m\s+([0-9]+%\s+)?[0-9]+Mi`)
 
-func (s *suite) summarised(network bool) {
+func (s *suite) summarised(fromRuntime bool) {
 	s.apply(sleeper)
 	s.ready("pod")
 	s.exec("pod", "dd if=/dev/zero of=/tmp/x bs=1M count=3 2>/dev/null")
-	s.eventually("figures", func(ctx context.Context) error { return s.summary(ctx, "pod", network) })
+	s.eventually("figures", func(ctx context.Context) error { return s.summary(ctx, "pod", fromRuntime) })
 }
 
-// summary checks the kubelet's figures of a pod.
-func (s *suite) summary(ctx context.Context, name string, network bool) error {
+// summary checks the kubelet's figures of a pod: some it has only where it asks the runtime for them.
+func (s *suite) summary(ctx context.Context, name string, fromRuntime bool) error {
 	data, err := s.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(s.Nodes[0].Name).SubResource("proxy", "stats", "summary").DoRaw(ctx)
 	if err != nil {
 		return err
@@ -155,10 +155,12 @@ func (s *suite) summary(ctx context.Context, name string, network bool) error {
 			return fmt.Errorf("no CPU of the pod")
 		case p.Memory == nil || p.Memory.WorkingSetBytes == nil || *p.Memory.WorkingSetBytes == 0:
 			return fmt.Errorf("no memory of the pod")
-		case network && (p.Network == nil || p.Network.RxBytes == nil):
+		case fromRuntime && (p.Network == nil || p.Network.RxBytes == nil):
 			return fmt.Errorf("no network of the pod")
 		case len(p.Containers) != 1 || p.Containers[0].Rootfs == nil || p.Containers[0].Rootfs.UsedBytes == nil || *p.Containers[0].Rootfs.UsedBytes < 3<<20:
 			return fmt.Errorf("no file system of the container")
+		case fromRuntime && (p.Containers[0].Swap == nil || p.Containers[0].Swap.SwapUsageBytes == nil):
+			return fmt.Errorf("no swap of the container")
 		}
 		return nil
 	}
