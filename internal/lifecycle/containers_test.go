@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -233,6 +234,45 @@ func TestLogPathStaysInTheLogDirectory(t *testing.T) {
 	id, err := m.CreateContainer(t.Context(), podID, c)
 	if err != nil || stateOf(t, m, id).Spec.LogPath != "" {
 		t.Errorf("a container without log path logs to %q, %v", stateOf(t, m, id).Spec.LogPath, err)
+	}
+}
+
+// TestLogOfAContainerThatNeverWasIsGone has the engine make the log, and then fail.
+func TestLogOfAContainerThatNeverWasIsGone(t *testing.T) {
+	w := newWorld(t, fake.FailOn("CreateContainer"))
+	m := w.start()
+	spec := sandbox("web")
+	spec.LogDirectory = filepath.Join(w.dir, "logs")
+	podID, err := m.RunPod(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(w.dir, "elsewhere")
+	for _, dir := range []string{"a", "b", "c"} {
+		if err := os.MkdirAll(filepath.Join(spec.LogDirectory, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range map[string]string{filepath.Join(spec.LogDirectory, "a/0.log"): "", filepath.Join(spec.LogDirectory, "b/0.log"): "a line\n", elsewhere: ""} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(spec.LogDirectory, "c/0.log")); err != nil {
+		t.Fatal(err)
+	}
+	for name, stays := range map[string]bool{"a/0.log": false, "b/0.log": true, "c/0.log": true, "d/0.log": false} {
+		c := container("main")
+		c.LogName = name
+		if _, err := m.CreateContainer(t.Context(), podID, c); err == nil {
+			t.Fatal("the container was created")
+		}
+		if _, err := os.Lstat(filepath.Join(spec.LogDirectory, name)); (err == nil) != stays {
+			t.Errorf("%s: %v; it stays: %t", name, err, stays)
+		}
+	}
+	if !exists(elsewhere) {
+		t.Error("a file behind a link was removed")
 	}
 }
 

@@ -3,7 +3,9 @@ package lifecycle
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -227,6 +229,11 @@ func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) e
 	if err := backward(ctx, m, op, m.containerSteps(), c); err != nil {
 		return err
 	}
+	if op == OpUndoContainer {
+		if err := removeEmptyLog(c); err != nil {
+			return err
+		}
+	}
 	if err := c.forget(func() error { return m.journal.DeleteContainer(c.key) }); err != nil {
 		return err
 	}
@@ -235,6 +242,35 @@ func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) e
 	m.unmeter(c.now.Load().CgroupPath)
 	if op == OpRemoveContainer {
 		return m.reached(op, pointForget)
+	}
+	return nil
+}
+
+// removeEmptyLog removes the log file of a container that never was. The kubelet counts a pod's restarts by such files where
+// it finds no container: the next attempt would be told as a restart.
+func removeEmptyLog(c *containerEntry) error {
+	sb, spec := c.pod.now.Load(), &c.now.Load().Spec
+	if spec.LogPath == "" {
+		return nil
+	}
+	root, err := os.OpenRoot(sb.Spec.LogDirectory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the log: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	name, err := filepath.Rel("/", filepath.Clean("/"+spec.LogName))
+	if err != nil {
+		return fmt.Errorf("remove the log: %w", err)
+	}
+	info, err := root.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 { // what is not there, or not ours, stays as it is
+		return nil
+	}
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the log: %w", err)
 	}
 	return nil
 }
