@@ -26,6 +26,8 @@ const (
 	usageOld = 10 * time.Minute
 	// usageShare bounds what Docker is kept busy with: it rests so many times as long as it took.
 	usageShare = 20
+	// usageTries is how often a question is put that fails in dockerd.
+	usageTries = 3
 )
 
 // usage remembers what Docker said its store occupies. One question is asked at a time, behind the
@@ -109,9 +111,17 @@ func (s *Images) ask(ctx context.Context) {
 
 func (s *Images) measure(ctx context.Context, done chan struct{}) {
 	d, u, began := s.engine.daemon, &s.usage, time.Now()
-	r, err := call(ctx, d, func(ctx context.Context) (client.DiskUsageResult, error) {
-		return d.api.DiskUsage(ctx, client.DiskUsageOptions{Images: true, Containers: true, Verbose: true})
-	})
+	var r client.DiskUsageResult
+	var err error
+	for range usageTries {
+		r, err = call(ctx, d, func(ctx context.Context) (client.DiskUsageResult, error) {
+			return d.api.DiskUsage(ctx, client.DiskUsageOptions{Images: true, Containers: true, Verbose: true})
+		})
+		if !errdefs.IsInternal(err) {
+			break
+		}
+		err = fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err) // another question may be answered
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	defer close(done)
