@@ -135,6 +135,10 @@ func TestPackagePowerCut(t *testing.T) {
 // their network given back; then the node is cleared and the package purged.
 func TestPackageAfterThePowerCut(t *testing.T) {
 	n := node.Attach(t, state, "")
+	n.Eventually("the service, which starts with the machine as this test does, is active", func() bool {
+		out, err := exec.CommandContext(t.Context(), "systemctl", "is-active", "gantry").Output()
+		return err == nil && strings.TrimSpace(string(out)) == "active"
+	})
 	serves(t, newer)
 	pods, err := n.Runtime.ListPodSandbox(n.Context(), &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(pods.Items) != 2 {
