@@ -58,11 +58,10 @@ func TestSuite(t *testing.T) {
 func TestGates(t *testing.T) {
 	c := kube.Start(t, kube.Options{Gates: map[string]bool{
 		"EventedPLEG": true, "PodAndContainerStatsFromCRI": true, "CRIListStreaming": true, "ContainerCheckpoint": true,
-	}, Kubelet: "memorySwap: {swapBehavior: LimitedSwap}"})
+	}})
 	t.Run("side by side", func(t *testing.T) {
 		check(t, c, "the summary has CPU, memory, swap, network and file system of a pod", func(s *suite) { s.summarised(true) })
 		check(t, c, "cAdvisor's metrics come from the runtime", cadvisorMetrics)
-		check(t, c, "LimitedSwap is what the kubelet makes of it", limitedSwap)
 		check(t, c, "a checkpoint is refused with a reason", refusedCheckpoint)
 		probes(t, c)
 		termination(t, c)

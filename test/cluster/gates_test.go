@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -34,22 +33,6 @@ func hasMetric(text, name, namespace string) bool {
 		}
 	}
 	return false
-}
-
-// limitedSwap reads the bound of a burstable pod's container. On cgroup v1 the kubelet has no LimitedSwap, and leaves no
-// swap beyond the memory; on v2 it gives a share of the node's swap by what the container requests of its memory.
-func limitedSwap(s *suite) {
-	s.apply(sleeper)
-	s.ready("pod")
-	const request, limit = 32 << 20, 64 << 20
-	want, file := strconv.Itoa(limit), "memory/memory.memsw.limit_in_bytes"
-	if s.exec("pod", "ls /sys/fs/cgroup/memory.swap.max 2>/dev/null || true") != "" {
-		share := float64(request) / float64(meminfo(s.t, "MemTotal")) * float64(meminfo(s.t, "SwapTotal"))
-		want, file = strconv.FormatInt(int64(share), 10), "memory.swap.max"
-	}
-	if got := strings.TrimSpace(s.exec("pod", "cat /sys/fs/cgroup/"+file)); got != want {
-		s.t.Errorf("%s is %s, want %s", file, got, want)
-	}
 }
 
 // meminfo returns a value of the machine, in bytes.
