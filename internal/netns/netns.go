@@ -186,6 +186,14 @@ func prepare(s Spec) error {
 	return s.applySysctls()
 }
 
+// LoopbackUp brings up the loopback of a network namespace that somebody else made, such as /proc/PID/ns/net.
+func LoopbackUp(path string) error {
+	if err := Do(path, loopbackUp); err != nil {
+		return fmt.Errorf("loopback up: %w", err)
+	}
+	return nil
+}
+
 func loopbackUp() error {
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -108,6 +108,7 @@ func (n *node) hostConfig(req *engine.Create) (*container.HostConfig, error) {
 		CapAdd: c.Security.AddCaps, CapDrop: c.Security.DropCaps,
 		OomScoreAdj: max(int(c.Resources.OOMScoreAdj), n.oomScore), UsernsMode: n.usernsMode(),
 	}
+	n.group(host, c.Sandbox)
 	for _, part := range []func(*container.HostConfig, *engine.Create) error{n.join, n.confine, n.mount} {
 		if err = part(host, req); err != nil {
 			return nil, err

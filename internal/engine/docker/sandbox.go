@@ -24,6 +24,8 @@ const (
 	shmSize = 64 << 20 // bytes, as in Docker and containerd
 	// pauseOOMScore keeps the pause container alive longest, as the kubelet wants it (oom.PodInfraOOMAdj).
 	pauseOOMScore = -998
+	// shimGroup is the annotation that containerd's shim for runc looks for.
+	shimGroup = "io.containerd.runc.v2.group"
 )
 
 // defaultSysctls let programs without privileges use ports below 1024 and ping, as on the native
@@ -51,7 +53,7 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 	if err = e.limit(node, spec); err != nil {
 		return engine.Made{}, err
 	}
-	made, err := e.runPause(ctx, spec, opts)
+	made, err := e.runPause(ctx, node, spec, opts)
 	if err != nil {
 		return engine.Made{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveSandbox(ctx, spec.Key) })
 	}
@@ -80,6 +82,7 @@ func (n *node) pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, erro
 		UsernsMode: n.usernsMode(), LogConfig: container.LogConfig{Type: "none"},
 		Resources: container.Resources{CgroupParent: parent, CPUShares: 2},
 	}
+	n.group(host, spec.Key)
 	if spec.HostNetwork() {
 		host.NetworkMode, host.UTSMode = "host", "host"
 	} else {
@@ -98,15 +101,18 @@ func (n *node) pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, erro
 	}
 	config := &container.Config{Labels: sandboxLabels(spec)}
 	if !spec.HostNetwork() {
-		config.Hostname = spec.Hostname
+		// Docker has nothing to do in a network that is CNI's. (20.10 starts itself anew for each it prepares.)
+		config.Hostname, config.NetworkDisabled = spec.Hostname, true
 	}
 	return client.ContainerCreateOptions{Config: config, HostConfig: host, Name: sandboxName(&spec.Metadata)}, nil
 }
 
 // runPause makes the pause container, starts it and pins its network namespace. Each is found done
 // when an earlier try did it.
-func (e *Engine) runPause(ctx context.Context, spec *pod.SandboxSpec, opts client.ContainerCreateOptions) (engine.Made, error) {
-	id, fresh, err := e.createPause(ctx, spec.Key, opts)
+func (e *Engine) runPause(
+	ctx context.Context, n *node, spec *pod.SandboxSpec, opts client.ContainerCreateOptions,
+) (engine.Made, error) {
+	id, fresh, err := e.createPause(ctx, n, spec.Key, opts)
 	if err != nil {
 		return engine.Made{}, err
 	}
@@ -135,7 +141,11 @@ func (e *Engine) runPause(ctx context.Context, spec *pod.SandboxSpec, opts clien
 	if netns.IsPinned(made.NetNS) && !fresh {
 		return made, nil
 	}
-	return made, netns.Pin("/proc/"+strconv.Itoa(c.State.Pid)+"/ns/net", made.NetNS)
+	source := "/proc/" + strconv.Itoa(c.State.Pid) + "/ns/net"
+	if err = netns.LoopbackUp(source); err != nil {
+		return made, err
+	}
+	return made, netns.Pin(source, made.NetNS)
 }
 
 // onlyLiving refuses a pause container that has ended: its namespaces are gone, and the network of a
@@ -223,6 +233,13 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 		return err
 	}
 	return nil
+}
+
+// group has one process of containerd's, a shim, look after all containers of a pod, as under containerd's own CRI.
+func (n *node) group(host *container.HostConfig, sandbox pod.Key) {
+	if n.speaks("1.43") {
+		host.Annotations = map[string]string{shimGroup: string(sandbox)}
+	}
 }
 
 // cgroupParent is what Docker is told: a path, or the name of a slice under systemd.
