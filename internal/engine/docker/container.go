@@ -36,6 +36,9 @@ func (e *Engine) CreateContainer(ctx context.Context, req *engine.Create) (engin
 	opts.HostConfig.LogConfig = container.LogConfig{Type: driver, Config: options}
 	id, err := e.createAs(ctx, req, opts)
 	if err != nil {
+		if errdefs.IsNotFound(err) { // of the image: somebody has removed it just now
+			e.images.changed()
+		}
 		err = fmt.Errorf("create container: %w", err)
 		return engine.Created{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveContainer(ctx, key) })
 	}

@@ -60,6 +60,7 @@ type Engine struct {
 	known     atomic.Pointer[node] // nil until the daemon was asked
 
 	accounts accounts
+	images   imageMemory
 
 	pause struct {
 		sync.Mutex        // held while the image is pulled or imported

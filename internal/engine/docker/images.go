@@ -59,12 +59,18 @@ func (s *Images) Get(ctx context.Context, ref string) (*pod.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	known, generation := s.engine.images.get(name)
+	if known != nil {
+		return known, nil
+	}
 	d := s.engine.daemon
 	r, err := call(ctx, d, func(ctx context.Context) (client.ImageInspectResult, error) { return d.api.ImageInspect(ctx, name) })
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
-	return s.imageOf(&r.InspectResponse), nil
+	img := s.imageOf(&r.InspectResponse)
+	s.engine.images.put(name, img, generation)
+	return img, nil
 }
 
 func (s *Images) imageOf(r *image.InspectResponse) *pod.Image {
@@ -133,6 +139,7 @@ func (s *Images) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	defer s.engine.images.changed()
 	for _, name := range slices.Concat(img.Tags, img.Digests, []string{img.ID}) {
 		if err := s.removeName(ctx, name); err != nil {
 			// To 20.10 it is an error of its own when somebody else removes the image at the same time.
@@ -196,6 +203,7 @@ func (s *Images) Import(ctx context.Context, r io.Reader) ([]string, error) {
 		defer func() { _ = loaded.Close() }()
 		return loadedNames(loaded)
 	})
+	s.engine.images.changed()
 	if err != nil {
 		return nil, fmt.Errorf("import images: %w", err)
 	}

@@ -1,6 +1,7 @@
 package docker_test
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -91,14 +92,14 @@ func newStationOn(t testing.TB, d *labdocker.Daemon) *station {
 	return s
 }
 
-// open opens an engine on the station's daemon, as a server that starts does.
+// open opens an engine on the station's daemon, as a server that starts does; o may name another endpoint.
 func open(t testing.TB, s *station, o docker.Options) *docker.Engine {
 	t.Helper()
-	api, err := client.New(client.WithHost(s.dockerd.Endpoint()))
+	o.Endpoint, o.NetNSDir = cmp.Or(o.Endpoint, s.dockerd.Endpoint()), s.netNS
+	api, err := client.New(client.WithHost(o.Endpoint))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Endpoint, o.NetNSDir = s.dockerd.Endpoint(), s.netNS
 	o.Logs = &plainLogs{api: api, paths: make(map[pod.Key]string)}
 	e, err := docker.New(o)
 	if err != nil {

@@ -135,8 +135,10 @@ func (e *Engine) Watch(ctx context.Context) (<-chan engine.Event, error) {
 		cancel()
 		return nil, err
 	}
+	e.images.forget(true)
 	inv, err := e.List(ctx)
 	if err != nil {
+		e.images.forget(false)
 		cancel()
 		return nil, err
 	}
@@ -146,16 +148,20 @@ func (e *Engine) Watch(ctx context.Context) (<-chan engine.Event, error) {
 		defer close(w.out)
 		defer cancel()
 		w.run(ctx, stream, inv, woken)
+		e.images.forget(false)
 		e.known.Store(nil)
 	}()
 	return w.out, nil
 }
 
-// stream opens Docker's events about what is ours, from this moment on: Docker answers a moment before
+// stream opens Docker's events about containers and images, from this moment on: Docker answers a moment before
 // it begins to listen, and repeats what happened between.
 func (e *Engine) stream(ctx context.Context) (client.EventsResult, error) {
-	filters := make(client.Filters).Add("type", string(events.ContainerEventType)).Add("label", labelType).
+	filters := make(client.Filters).Add("type", string(events.ContainerEventType), string(events.ImageEventType)).
 		Add("event", string(events.ActionDie), string(events.ActionOOM))
+	for _, a := range imageEvents {
+		filters.Add("event", string(a))
+	}
 	since := time.Now().Format(time.RFC3339Nano)
 	if err := e.daemon.check(ctx); err != nil {
 		return client.EventsResult{}, err
@@ -204,6 +210,10 @@ func (w *watcher) run(ctx context.Context, stream client.EventsResult, inv engin
 
 // message handles one event of Docker's and says whether to go on.
 func (w *watcher) message(ctx context.Context, m *events.Message) bool {
+	if m.Type == events.ImageEventType {
+		w.engine.images.changed()
+		return true
+	}
 	key := w.engine.keyOf(m.Actor.ID, m.Actor.Attributes)
 	if key == "" {
 		return true

@@ -99,6 +99,7 @@ func (s *Images) fetch(ctx context.Context, ref, auth string, progress func(pod.
 		}
 		return struct{}{}, nil
 	})
+	s.engine.images.changed()
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", ref, err)
 	}
