@@ -1,0 +1,164 @@
+package e2e_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/labdocker"
+	"gantry/test/node"
+)
+
+// recorded is a server whose every request to its Docker Engine is noted, and an image.
+type recorded struct {
+	*node.Node
+	dockerd  *labdocker.Daemon
+	requests *labdocker.Recorder
+	image    string
+}
+
+func newRecorded(t testing.TB, o node.Options) *recorded {
+	t.Helper()
+	// As on any node with pods; else dockerd warns of it with every container, and what it keeps is looked at.
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &recorded{dockerd: labdocker.Start(t, labdocker.Options{Version: labdocker.FromEnvironment(t)})}
+	r.requests = r.dockerd.Record()
+	o.Flags = append(o.Flags, "--engine", "docker", "--docker-endpoint", r.requests.Endpoint())
+	r.Node = node.Start(t, o)
+	r.image = r.Pull(node.Busybox(t))
+	return r
+}
+
+// asked says that since it was last looked exactly this was asked of Docker, by method and path.
+func (r *recorded) asked(t *testing.T, during string, want map[string]int) {
+	t.Helper()
+	if got := labdocker.Count(r.requests.Take()); !maps.Equal(got, want) {
+		t.Errorf("%s: docker was asked for %v; want %v", during, got, want)
+	}
+}
+
+// TestRequestsOfAPod is what a pod costs dockerd. Each request takes milliseconds that the pod waits.
+func TestRequestsOfAPod(t *testing.T) {
+	r := newRecorded(t, node.Options{})
+	pod, _ := r.Launch(r.Sandbox("first"), node.Container("main", r.image, "sleep", "100000")) // with the pause image
+	r.RemovePod(pod)
+	r.requests.Take()
+
+	s := r.Sandbox("second")
+	pod = r.RunPod(s)
+	r.asked(t, "RunPodSandbox", map[string]int{"POST /containers/create": 1, "POST /containers/ID/start": 1, "GET /containers/ID/json": 1})
+	id := r.Create(pod, node.Container("main", r.image, "sleep", "100000"), s)
+	r.asked(t, "CreateContainer", map[string]int{"POST /containers/create": 1})
+	r.StartContainer(id)
+	r.asked(t, "StartContainer", map[string]int{"POST /containers/ID/start": 1, "GET /containers/ID/json": 1})
+	want := 1
+	if r.dockerd.Version == labdocker.Debian { // which takes no annotations
+		want = 2
+	}
+	if shims := r.shims(t); shims != want {
+		t.Errorf("%d shims look after the pod; want %d", shims, want)
+	}
+	r.RemovePod(pod)
+}
+
+// shims counts containerd's helpers of the Docker Engine.
+func (r *recorded) shims(t *testing.T) (n int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		line, err := os.ReadFile(f)
+		if words := strings.Split(string(line), "\x00"); err == nil && filepath.Base(words[0]) == "containerd-shim-runc-v2" &&
+			strings.Contains(string(line), r.dockerd.Run) && strings.Contains(string(line), "\x00-id\x00") {
+			n++
+		}
+	}
+	return n
+}
+
+// quiet is for how long nothing may happen on a node where nobody does anything.
+const quiet = 15 * time.Second
+
+// TestIdleDockerIsLeftAlone is a node with pods where nothing happens.
+func TestIdleDockerIsLeftAlone(t *testing.T) {
+	r := newRecorded(t, node.Options{})
+	for i := range 3 {
+		r.Launch(r.Sandbox(fmt.Sprintf("idle-%d", i)), node.Container("main", r.image, "sleep", "100000"))
+	}
+	r.asksAsTheKubelet(t) // sizes are asked for when somebody first wants them
+	r.Eventually("sizes of writable layers", func() bool {
+		stats, err := r.Runtime.ListContainerStats(r.Context(), &runtimeapi.ListContainerStatsRequest{})
+		return err == nil && len(stats.Stats) == 3 && stats.Stats[0].WritableLayer != nil
+	})
+	r.requests.Take()
+	<-time.After(quiet)
+	r.asked(t, "for "+quiet.String()+" in which nobody did anything", map[string]int{})
+	for range 5 {
+		r.asksAsTheKubelet(t)
+	}
+	// Status says what is so now, and Docker's images are not known by heart.
+	r.asked(t, "lists, statuses and statistics, five times", map[string]int{"HEAD /_ping": 5, "GET /images/json": 5})
+}
+
+// asksAsTheKubelet makes the calls that a kubelet with nothing to do makes.
+func (r *recorded) asksAsTheKubelet(t *testing.T) {
+	t.Helper()
+	ctx := r.Context()
+	list, err := r.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	if err != nil || len(list.Containers) == 0 {
+		t.Fatalf("list %v, %v", list, err)
+	}
+	id, pod := list.Containers[0].Id, list.Containers[0].PodSandboxId
+	for what, call := range map[string]func() error{
+		"ListPodSandbox": func() error {
+			_, err := r.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+			return err
+		},
+		"Status": func() error {
+			_, err := r.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+			return err
+		},
+		"Version": func() error {
+			_, err := r.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
+			return err
+		},
+		"ContainerStatus": func() error {
+			_, err := r.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+			return err
+		},
+		"PodSandboxStatus": func() error {
+			_, err := r.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
+			return err
+		},
+		"ListContainerStats": func() error {
+			_, err := r.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
+			return err
+		},
+		"ListPodSandboxStats": func() error {
+			_, err := r.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
+			return err
+		},
+		"ImageFsInfo": func() error {
+			_, err := r.Images.ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{})
+			return err
+		},
+		"ListImages": func() error {
+			_, err := r.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+			return err
+		},
+	} {
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
