@@ -54,14 +54,14 @@ func TestCDIDevices(t *testing.T) {
 	n.RemovePod(pod)
 
 	pod, c, s = withToy(n, image, "vendor.example/toy=two")
-	r, err := n.Runtime.CreateContainer(n.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: s})
-	if err == nil { // dockerd looks at it when the container starts
-		_, err = n.Runtime.StartContainer(n.Context(), &runtimeapi.StartContainerRequest{ContainerId: r.ContainerId})
-	}
-	if status.Code(err) == codes.OK || !strings.Contains(err.Error(), "vendor.example/toy=two") {
-		t.Errorf("a device that nobody describes: %v; want an error that names it", err)
+	_, err := n.Runtime.CreateContainer(n.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: s})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "vendor.example/toy=two") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a device that nobody describes: %v; want InvalidArgument, its name and where it was looked for", err)
 	}
 	n.RemovePod(pod)
+	if left := d.Docker("ps", "-aq"); left != "" {
+		t.Errorf("docker is left with %s", left)
+	}
 }
 
 func TestCDIDevicesOfAnOldDaemon(t *testing.T) {

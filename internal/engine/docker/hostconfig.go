@@ -222,14 +222,3 @@ func devices(list []pod.Device) ([]container.DeviceMapping, error) {
 	}
 	return all, nil
 }
-
-// cdi asks the daemon to inject devices by their vendors' files.
-func (n *node) cdi(names []string) ([]container.DeviceRequest, error) {
-	if len(names) == 0 {
-		return nil, nil
-	}
-	if !n.speaks("1.44") {
-		return nil, refused("CDI_devices", "Docker "+n.info.ServerVersion+" has no CDI; 25.0 has")
-	}
-	return []container.DeviceRequest{{Driver: "cdi", DeviceIDs: names}}, nil
-}
