@@ -110,6 +110,7 @@ func liveChecks() []check {
 		{"state", checkState},
 		{"runtimes", checkRuntimes},
 		{"keeper", checkKeeper},
+		{"docker", checkDocker},
 		{"network", checkNetwork},
 		{"registries", checkRegistries},
 		{"server", checkServer},
