@@ -93,6 +93,12 @@ func Registry(t testing.TB, c Config) *Server {
 	return s
 }
 
+// ServeAt serves what the registry has at a further address, one in another network namespace too. Close
+// ends that as well.
+func (s *Server) ServeAt(l net.Listener) {
+	go func() { _ = s.public.Config.Serve(l) }()
+}
+
 // Close ends the registry and every connection to it.
 func (s *Server) Close() {
 	s.public.CloseClientConnections()
