@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,24 +90,15 @@ type Memory struct {
 	Helpers int64 // all others that are not the pods' own
 }
 
-// Memory adds up the runtime's processes. The pods' own are those in PID namespaces that are not the
-// daemon's.
+// Memory adds up the runtime's processes.
 func (t *Target) Memory() (Memory, error) {
 	var m Memory
-	pids, err := t.Cgroup.processes()
+	pids, err := t.own()
 	if err != nil {
 		return m, err
 	}
-	home, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", t.Daemon))
-	if err != nil {
-		return m, fmt.Errorf("%s: %w", t.Name, err)
-	}
 	for _, pid := range pids {
-		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
-		if err != nil || ns != home {
-			continue
-		}
-		kib, err := proportional(pid)
+		kib, err := Proportional(pid)
 		if err != nil {
 			continue // it has ended
 		}
@@ -119,8 +111,24 @@ func (t *Target) Memory() (Memory, error) {
 	return m, nil
 }
 
-// proportional is a process's proportional set size in KiB.
-func proportional(pid int) (int64, error) {
+// own are the runtime's processes. The pods' own are those in PID namespaces that are not the daemon's.
+func (t *Target) own() ([]int, error) {
+	pids, err := t.Cgroup.processes()
+	if err != nil {
+		return nil, err
+	}
+	home, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", t.Daemon))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		return err != nil || ns != home
+	}), nil
+}
+
+// Proportional is a process's proportional set size in KiB.
+func Proportional(pid int) (int64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return 0, err

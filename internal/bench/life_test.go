@@ -95,6 +95,9 @@ func dial(t *testing.T, s cri.RuntimeServiceServer) *bench.Target {
 	}
 	g := grpc.NewServer()
 	cri.RegisterRuntimeServiceServer(g, s)
+	if images, ok := s.(cri.ImageServiceServer); ok {
+		cri.RegisterImageServiceServer(g, images)
+	}
 	go func() { _ = g.Serve(ln) }()
 	t.Cleanup(g.Stop)
 	target, err := bench.Dial(t.Context(), "slow", socket)
