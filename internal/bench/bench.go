@@ -60,7 +60,8 @@ func Dial(ctx context.Context, name, endpoint string) (*Target, error) {
 func (t *Target) Await(ctx context.Context) (err error) {
 	for {
 		_, err = t.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true))
-		if status.Code(err) != codes.Unavailable || ctx.Err() != nil { // else it went out to the one before
+		// Unavailable: it went out to the one before. Unknown: containerd 1.6 listens before it can answer.
+		if c := status.Code(err); c != codes.Unavailable && c != codes.Unknown || wait(ctx, time.Millisecond) != nil {
 			break
 		}
 	}
@@ -146,8 +147,13 @@ type made struct {
 	logPath            string
 }
 
+// removeTime bounds the removal of a pod, which nobody cancels.
+const removeTime = time.Minute
+
 // remove ends a pod at once; what it was is lost.
 func (t *Target) remove(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
 	if _, err := t.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 		return fmt.Errorf("%s: StopPodSandbox: %w", t.Name, err)
 	}

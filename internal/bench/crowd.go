@@ -36,6 +36,7 @@ type Crowd struct {
 const (
 	crowdWorkers = 4
 	looksTime    = 5 * time.Second // where Looks is not given
+	patience     = 10              // how many times that one of them may take
 	few          = 10              // how many pods tell what one of their number costs
 )
 
@@ -110,6 +111,10 @@ func (g *gathering) grow(ctx context.Context, count int, to Scope) error {
 		}
 	}
 	to.Add("pods that joined in time", "", float64(len(g.pods)))
+	if len(g.pods) < count {
+		to.Note(fmt.Sprintf("%d of %d pods ran after %s, the time there was for them; its figures are at that many.",
+			len(g.pods), count, time.Since(began).Round(time.Second)))
+	}
 	return nil
 }
 
@@ -138,16 +143,9 @@ func (g *gathering) look(ctx context.Context, to Scope) error {
 		return err
 	}
 	last := g.pods[len(g.pods)-1]
-	for _, call := range t.looks(ctx, last) {
-		for first, i := time.Now(), 0; i < c.Calls && time.Since(first) < cmp.Or(c.Looks, looksTime); i++ {
-			start := time.Now()
-			if err := call.do(); err != nil {
-				if unimplemented(err) {
-					break
-				}
-				return fmt.Errorf("%s: %s: %w", t.Name, call.name, err)
-			}
-			to.Took(call.name, time.Since(start))
+	for _, call := range t.looks(last) {
+		if err := g.repeat(ctx, call, to); err != nil {
+			return err
 		}
 	}
 	living := g.pods[g.dead:]
@@ -157,6 +155,30 @@ func (g *gathering) look(ctx context.Context, to Scope) error {
 		return err
 	}
 	return c.Last(ctx, to)
+}
+
+// repeat makes a call as often as it is wanted and there is time. One that takes many times as long as all
+// together may is given up, and that is said.
+func (g *gathering) repeat(ctx context.Context, call look, to Scope) error {
+	bound := cmp.Or(g.c.Looks, looksTime)
+	within, cancel := context.WithTimeout(ctx, patience*bound)
+	defer cancel()
+	for first, i := time.Now(), 0; i < g.c.Calls && (i == 0 || time.Since(first) < bound); i++ {
+		start := time.Now()
+		err := call.do(within)
+		switch {
+		case err == nil:
+			to.Took(call.name, time.Since(start))
+		case unimplemented(err):
+			return nil
+		case ctx.Err() == nil && within.Err() != nil:
+			to.Note(call.name + " had no answer after " + time.Since(start).Round(time.Second).String() + ".")
+			return nil
+		default:
+			return fmt.Errorf("%s: %s: %w", g.t.Name, call.name, err)
+		}
+	}
+	return nil
 }
 
 // rest watches the runtime while nobody calls it.
@@ -191,43 +213,55 @@ func (t *Target) rest(ctx context.Context, c *Crowd, pods int, to Scope) error {
 
 type look struct {
 	name string
-	do   func() error
+	do   func(context.Context) error
 }
 
 // looks are the calls that change nothing.
-func (t *Target) looks(ctx context.Context, one made) []look {
+func (t *Target) looks(one made) []look {
 	rt := t.Runtime
 	return []look{
-		{"Version", func() error { _, err := rt.Version(ctx, &cri.VersionRequest{}); return err }},
-		{"Status", func() error { _, err := rt.Status(ctx, &cri.StatusRequest{}); return err }},
-		{"ListPodSandbox", func() error { _, err := rt.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }},
-		{"ListContainers", func() error { _, err := rt.ListContainers(ctx, &cri.ListContainersRequest{}); return err }},
-		{"PodSandboxStatus", func() error {
+		{"Version", func(ctx context.Context) error { _, err := rt.Version(ctx, &cri.VersionRequest{}); return err }},
+		{"Status", func(ctx context.Context) error { _, err := rt.Status(ctx, &cri.StatusRequest{}); return err }},
+		{"ListPodSandbox", func(ctx context.Context) error {
+			_, err := rt.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+			return err
+		}},
+		{"ListContainers", func(ctx context.Context) error {
+			_, err := rt.ListContainers(ctx, &cri.ListContainersRequest{})
+			return err
+		}},
+		{"PodSandboxStatus", func(ctx context.Context) error {
 			_, err := rt.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: one.sandbox})
 			return err
 		}},
-		{"ContainerStatus", func() error {
+		{"ContainerStatus", func(ctx context.Context) error {
 			_, err := rt.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: one.container})
 			return err
 		}},
-		{"ContainerStats", func() error {
+		{"ContainerStats", func(ctx context.Context) error {
 			_, err := rt.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: one.container})
 			return err
 		}},
-		{"ListContainerStats", func() error {
+		{"ListContainerStats", func(ctx context.Context) error {
 			_, err := rt.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})
 			return err
 		}},
-		{"ListPodSandboxStats", func() error {
+		{"ListPodSandboxStats", func(ctx context.Context) error {
 			_, err := rt.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
 			return err
 		}},
-		{"ListPodSandboxMetrics", func() error {
+		{"ListPodSandboxMetrics", func(ctx context.Context) error {
 			_, err := rt.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
 			return err
 		}},
-		{"ListImages", func() error { _, err := t.Images.ListImages(ctx, &cri.ListImagesRequest{}); return err }},
-		{"ImageFsInfo", func() error { _, err := t.Images.ImageFsInfo(ctx, &cri.ImageFsInfoRequest{}); return err }},
+		{"ListImages", func(ctx context.Context) error {
+			_, err := t.Images.ListImages(ctx, &cri.ListImagesRequest{})
+			return err
+		}},
+		{"ImageFsInfo", func(ctx context.Context) error {
+			_, err := t.Images.ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
+			return err
+		}},
 	}
 }
 

@@ -57,6 +57,9 @@ func (s Scope) Took(metric string, d time.Duration) {
 	s.Add(metric, "ms", float64(d)/float64(time.Millisecond))
 }
 
+// Note says of a case and a runtime what no figure says.
+func (s Scope) Note(text string) { s.results.Note(s.name + ", " + s.where + ": " + text) }
+
 // Note says of the results what no figure says.
 func (r *Results) Note(text string) {
 	r.mu.Lock()

@@ -1,0 +1,61 @@
+package bench_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"gantry/internal/bench"
+)
+
+// silent is a runtime that has no answer to one call, and one to the first call it gets only later.
+type silent struct {
+	many
+	cri.UnimplementedImageServiceServer
+	versions atomic.Int32
+}
+
+func (s *silent) Version(context.Context, *cri.VersionRequest) (*cri.VersionResponse, error) {
+	if s.versions.Add(1) == 1 {
+		return nil, status.Error(codes.Unknown, "server is not initialized yet")
+	}
+	return &cri.VersionResponse{}, nil
+}
+
+func (s *silent) ListContainerStats(ctx context.Context, _ *cri.ListContainerStatsRequest) (*cri.ListContainerStatsResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (s *silent) ListPodSandboxStats(context.Context, *cri.ListPodSandboxStatsRequest) (*cri.ListPodSandboxStatsResponse, error) {
+	return &cri.ListPodSandboxStatsResponse{}, nil
+}
+
+func TestCrowdSaysWhatItDidNotGet(t *testing.T) {
+	s, results := new(silent), bench.NewResults()
+	c := &bench.Crowd{Counts: []int{40}, Launch: 1, Calls: 3, Looks: 200 * time.Millisecond}
+	err := dial(t, s).Crowd(t.Context(), c, func(count int) bench.Scope { return results.Scope(fmt.Sprint(count, " pods"), "silent") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := strings.Join(results.Notes(), "\n")
+	for _, want := range []string{"silent, 40 pods: 25 of 40 pods ran after ", "silent, 40 pods: ListContainerStats had no answer after "} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("no %q in\n%s", want, notes)
+		}
+	}
+	measured := make(map[string]int)
+	for _, r := range results.Rows() {
+		measured[r.Metric] = r.N
+	}
+	if measured["ListPodSandboxStats"] == 0 || measured["ListContainerStats"] > 0 {
+		t.Errorf("measured %v", measured)
+	}
+}
