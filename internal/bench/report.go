@@ -55,11 +55,41 @@ type Report struct {
 	Took    string    `json:"took"`
 	Foreign float64   `json:"foreignCPUs"` // that others, and kernel threads, kept busy meanwhile
 	Notes   []string  `json:"notes,omitempty"`
+	Goals   []Goal    `json:"goals,omitempty"`
 	Rows    []Row     `json:"rows"`
 }
 
 // Limit is the runtime's name in rows that tell what the kernel, or an OCI runtime alone, needs.
 const Limit = "limit"
+
+// introduction begins the report in Markdown.
+const introduction = `# What runtimes cost
+
+Measured by ` + "`make bench`" + ` on %s, in %s, on %d CPUs (%s), %d MiB of memory, Linux %s, cgroup %s.
+Others, and kernel threads, kept %.2f CPUs busy meanwhile. Runtimes took turns. A figure is the median, with the tenth and
+ninetieth percentile below; the ratio is gantry's part of it. A *limit* is the nearest thing that the kernel, or an
+OCI runtime alone, can do, measured on its own.
+
+Every runtime has a cgroup and namespaces of its own. *CPU time* is that of the whole cgroup: of the daemon, its helpers, shims,
+plugins and OCI runtimes, and of the pods. Images come by plain HTTP from a registry in the benchmark's process, which counts for nobody.
+gantry syncs an image to the disk before it says that it is there, as it does when installed; its peers do not, so *gantry, no sync*
+stands beside them. Peers run with their own defaults but for the paths, the network (CNI's bridge, host-local and portmap), and
+what they pull without a registry of the world. ` + "`make docker-tools`" + ` and Debian's containerd package add their columns; what is not
+there is left out and named. ` + "`make bench QUICK=1`" + ` takes a quarter of an hour, the whole an hour and a quarter at most, and
+` + "`make bench PARTS=life,pull`" + ` measures a part.
+
+## Your own runtime, on your own machine
+
+` + "`gantry bench`" + ` measures any runtime that speaks CRI v1, where it runs, with the configuration it has:
+
+    gantry bench --endpoint unix:///run/containerd/containerd.sock --image docker.io/library/busybox:latest
+
+It needs root, a runtime that is ready with its network (` + "`crictl info`" + ` says so), and an image with a shell, ` + "`sleep`" + ` and ` + "`true`" + `,
+which is pulled if it is not there. Nothing of gantry has to run. Its pods are named ` + "`bench-N`" + ` in the namespace ` + "`bench`" + ` and are removed at
+the end: pods that run already stay as they are, but what they do spoils the figures. For CPU time and memory name the cgroup that
+the runtime, its helpers and the pods run in, with ` + "`--cgroup`" + ` and ` + "`--cgroup-parent`" + `. ` + "`--pods 0`" + ` leaves out lists at many pods,
+` + "`--host-network`" + ` the network, and ` + "`--json`" + ` prints what a program can read.
+`
 
 // Files are the report as JSON, as Markdown, and as plots that the Markdown shows, by file name.
 func (r *Report) Files() (map[string][]byte, error) {
@@ -69,13 +99,14 @@ func (r *Report) Files() (map[string][]byte, error) {
 	}
 	files := map[string][]byte{"results.json": append(data, '\n')}
 	var md bytes.Buffer
-	fmt.Fprintf(&md, "# What runtimes cost\n\nMeasured by `make bench` on %s, in %s, on %d CPUs (%s), %d MiB of memory, Linux %s, cgroup %s.\n",
-		r.When.Format("2 January 2006"), r.Took, r.Machine.CPUs, r.Machine.CPU, r.Machine.Memory, r.Machine.Kernel, r.Machine.Cgroups)
-	fmt.Fprintf(&md, "Others, and kernel threads, kept %.2f CPUs busy meanwhile. Runtimes took turns. A figure is the median, with the tenth and\n"+
-		"ninetieth percentile below; the ratio is gantry's part of it. A *limit* is the nearest thing that the kernel, or an\n"+
-		"OCI runtime alone, can do, measured on its own.\n", r.Foreign)
+	fmt.Fprintf(&md, introduction, r.When.Format("2 January 2006"), r.Took, r.Machine.CPUs, r.Machine.CPU, r.Machine.Memory,
+		r.Machine.Kernel, r.Machine.Cgroups, r.Foreign)
 	for _, n := range r.Notes {
 		fmt.Fprintf(&md, "\n%s\n", n)
+	}
+	if len(r.Goals) > 0 {
+		fmt.Fprint(&md, "\n## Goals\n\n")
+		goalTable(&md, r.Goals)
 	}
 	for i, where := range unique(r.Rows, func(x Row) string { return x.Case }) {
 		rows := slices.DeleteFunc(slices.Clone(r.Rows), func(x Row) bool { return x.Case != where })
@@ -104,8 +135,8 @@ func grid(rows []Row) (metrics, names []string, cell func(metric, name string) (
 	}
 }
 
-// subject is the runtime that others are compared with.
-const subject = "gantry"
+// Subject is the runtime that others are compared with.
+const Subject = "gantry"
 
 func markdown(w io.Writer, rows []Row) {
 	metrics, names, cell := grid(rows)
@@ -113,7 +144,7 @@ func markdown(w io.Writer, rows []Row) {
 	for _, m := range metrics {
 		var cells []string
 		unit := ""
-		own, compared := cell(m, subject)
+		own, compared := cell(m, Subject)
 		for _, n := range names {
 			r, ok := cell(m, n)
 			if !ok {
@@ -125,7 +156,7 @@ func markdown(w io.Writer, rows []Row) {
 			if r.N > 1 {
 				text += "<br>" + figureText(r.Low) + "–" + figureText(r.High)
 			}
-			if compared && n != subject && r.Median > 0 {
+			if compared && n != Subject && r.Median > 0 {
 				text += fmt.Sprintf("<br>×%.2f", own.Median/r.Median)
 			}
 			cells = append(cells, text)
