@@ -114,15 +114,11 @@ soak: deps build tools ## churn pods for SOAK, with everything that can go wrong
 crash: deps build ## kill the keeper's worker at full log speed, KILLS times
 	GANTRY_KILLS=$(KILLS) go test -timeout 60m -count=1 -v -run TestKilledWorkerLosesNothing ./internal/keeper
 
-.PHONY: imagebench
-imagebench: deps build $(TOOLS)/containerd ## pull the same images with gantry and containerd in turns
-	CGO_ENABLED=0 go build -o $(TOOLS)/imagebench ./test/imagebench
-	hack/lab $(TOOLS)/imagebench -gantry bin/gantry -containerd $(TOOLS)/containerd -rounds 5
-
 .PHONY: bench
-bench: bench-deps build bench-tools ## gantry, containerd and CRI-O in turns, into docs/benchmarks: QUICK=1 in a quarter of an hour
-	hack/lab $(TOOLS)/bench/bench -gantry bin/gantry -containerd $(TOOLS)/bench/containerd -crio $(TOOLS)/bench/crio \
-		-tools $(TOOLS)/bench -out docs/benchmarks $(if $(QUICK),-quick -limit 12m) $(if $(PARTS),-only $(PARTS))
+bench: bench-deps build bench-tools ## gantry, containerd, CRI-O and Docker in turns, into docs/benchmarks: QUICK=1 in a quarter of an hour; PARTS=life,pull
+	hack/lab $(TOOLS)/bench/bench -gantry bin/gantry -containerd $(TOOLS)/bench/containerd -debian /usr/bin/containerd \
+		-crio $(TOOLS)/bench/crio -dockerd $(TOOLS)/docker/dockerd -tools $(TOOLS)/bench -out $(or $(OUT),docs/benchmarks) \
+		$(if $(QUICK),-quick -limit 13m) $(if $(PARTS),-only $(PARTS))
 
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards
@@ -262,8 +258,8 @@ KUBERNETES_VARIABLES := $(addprefix -X k8s.io/component-base/version.,gitVersion
 KUBERNETES_agnhost := k8s.io/kubernetes/test/images/agnhost
 KUBERNETES_etcd := go.etcd.io/etcd/server/v3
 
-$(TOOLS)/containerd: test/imagebench/containerd/go.sum
-	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $@ github.com/containerd/containerd/v2/cmd/containerd
+$(TOOLS)/containerd: test/bench/containerd/go.sum
+	cd test/bench/containerd && CGO_ENABLED=0 go build -trimpath -tags no_btrfs -o $@ github.com/containerd/containerd/v2/cmd/containerd
 
 .PHONY: docker-deps docker-tools
 docker-deps:
@@ -290,8 +286,8 @@ bench-tools: $(TOOLS)/bench/containerd-shim-runc-v2 $(TOOLS)/bench/crio $(TOOLS)
 	install -m 755 test/bench/enclose test/bench/join $(TOOLS)/bench
 	ln -f $(TOOLS)/containerd $(TOOLS)/bench/containerd
 
-$(TOOLS)/bench/containerd-shim-runc-v2: test/imagebench/containerd/go.sum
-	cd test/imagebench/containerd && CGO_ENABLED=0 go build -trimpath -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+$(TOOLS)/bench/containerd-shim-runc-v2: test/bench/containerd/go.sum
+	cd test/bench/containerd && CGO_ENABLED=0 go build -trimpath -o $@ github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 
 # pinns, which pins namespaces for CRI-O, is of its module too.
 $(TOOLS)/bench/crio: test/bench/crio/go.sum

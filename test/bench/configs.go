@@ -1,11 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gantry/internal/bench"
 )
 
 // bridgeConf is the network of every runtime that uses CNI plugins.
@@ -42,24 +43,26 @@ func (p place) network() (string, error) {
 	return filepath.Dir(file), err
 }
 
-// gantry starts gantry with a network, "builtin" or "cni".
-func gantry(ctx context.Context, o *options, network string) (*server, error) {
+// gantry is gantry with a network, "builtin" or "cni". That with CNI does not sync what it pulls: so do its
+// peers by default, and for the rest of what is measured it makes no difference.
+func gantry(o *options, _ *registry, network string) (setup, error) {
 	p, err := newPlace(o.dir, "gantry-"+network)
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
+	command, err := p.gantry(o.gantry, network)
+	if network == "cni" {
+		command = append(command, "--image-sync", "never")
+	}
+	return setup{place: p, label: bench.Subject, network: network, command: command}, err
+}
+
+// gantry is the command of a gantry in that place.
+func (p place) gantry(binary, network string) ([]string, error) {
 	conf, err := p.network()
-	if err != nil {
-		return nil, err
-	}
-	s, err := begin(ctx, o.tools, p, o.gantry, "serve", "--root", filepath.Join(p.dir, "root"), "--state", p.state,
-		"--listen", "unix://"+p.socket, "--network", network, "--cni-conf-dir", conf, "--cni-bin-dir", plugins,
-		"--certs-dir", filepath.Join(p.dir, "certs.d"), "--netns-dir", filepath.Join(p.state, "netns"), "--metrics-listen", "")
-	if err != nil {
-		return nil, err
-	}
-	s.Name, s.Network = "gantry", network
-	return s, nil
+	return []string{binary, "serve", "--root", filepath.Join(p.dir, "root"), "--state", p.state,
+		"--listen", "unix://" + p.socket, "--network", network, "--cni-conf-dir", conf, "--cni-bin-dir", plugins,
+		"--certs-dir", filepath.Join(p.dir, "certs.d"), "--netns-dir", filepath.Join(p.state, "netns"), "--metrics-listen", ""}, err
 }
 
 const containerdConfig = `version = 3
@@ -73,7 +76,7 @@ address = %q
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"
 [plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "127.0.0.1:5000/bench/pause:1"
+sandbox = %q
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
@@ -81,26 +84,54 @@ conf_dir = %q
 bin_dirs = [%q]
 `
 
-func containerd(ctx context.Context, o *options) (*server, error) {
+func containerd(o *options, r *registry) (setup, error) {
 	p, err := newPlace(o.dir, "containerd")
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
 	conf, err := p.network()
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
 	file, err := p.write("config.toml", fmt.Sprintf(containerdConfig, filepath.Join(p.dir, "root"), filepath.Join(p.state, "state"),
-		p.socket, p.socket+".ttrpc", conf, plugins))
+		p.socket, p.socket+".ttrpc", r.pause, conf, plugins))
+	return setup{place: p, label: "containerd", network: "cni", command: []string{o.containerd, "--config", file, "--log-level", "warn"}}, err
+}
+
+// debianConfig is of the version that containerd 1.6 reads.
+const debianConfig = `version = 2
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.snapshotter.v1.devmapper"]
+[grpc]
+address = %q
+[ttrpc]
+address = %q
+[plugins."io.containerd.internal.v1.opt"]
+path = %q
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = %q
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = %q
+bin_dir = %q
+`
+
+// debian is the containerd that Debian installs, with the shim and the runc beside it.
+func debian(o *options, r *registry) (setup, error) {
+	p, err := newPlace(o.dir, "debian")
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
-	s, err := begin(ctx, o.tools, p, o.containerd, "--config", file, "--log-level", "warn")
+	conf, err := p.network()
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
-	s.Network = "cni"
-	return s, nil
+	file, err := p.write("config.toml", fmt.Sprintf(debianConfig, filepath.Join(p.dir, "root"), filepath.Join(p.state, "state"),
+		p.socket, p.socket+".ttrpc", filepath.Join(p.dir, "opt"), r.pause, conf, plugins))
+	return setup{place: p, label: "Debian's containerd", network: "cni", command: []string{o.debian, "--config", file, "--log-level", "warn"}}, err
 }
 
 const crioConfig = `[crio]
@@ -132,7 +163,7 @@ runtime_root = "STATE/crun"
 monitor_path = "/usr/bin/conmon"
 monitor_cgroup = "pod"
 [crio.image]
-pause_image = "127.0.0.1:5000/bench/pause:1"
+pause_image = "PAUSE"
 signature_policy = "DIR/policy.json"
 signature_policy_dir = "DIR/policies"
 [crio.network]
@@ -142,31 +173,24 @@ plugin_dirs = ["PLUGINS"]
 enable_nri = false
 `
 
-func crio(ctx context.Context, o *options) (*server, error) {
+func crio(o *options, r *registry) (setup, error) {
 	p, err := newPlace(o.dir, "crio")
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
 	conf, err := p.network()
 	if err != nil {
-		return nil, err
+		return setup{}, err
 	}
 	if _, err = p.write("policy.json", `{"default": [{"type": "insecureAcceptAnything"}]}`); err != nil {
-		return nil, err
+		return setup{}, err
 	}
-	if _, err = p.write("registries.conf", "[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n"); err != nil {
-		return nil, err
+	if _, err = p.write("registries.conf", "[[registry]]\nlocation = \""+r.Host+"\"\ninsecure = true\n"); err != nil {
+		return setup{}, err
 	}
-	text := strings.NewReplacer("DIR", p.dir, "STATE", p.state, "SOCKET", p.socket, "CONF", conf, "PLUGINS", plugins,
+	text := strings.NewReplacer("DIR", p.dir, "STATE", p.state, "SOCKET", p.socket, "CONF", conf, "PLUGINS", plugins, "PAUSE", r.pause,
 		"PINNS", filepath.Join(o.tools, "pinns"), "CRUN", filepath.Join(o.tools, "oldcrun")).Replace(crioConfig)
 	file, err := p.write("crio.conf", text)
-	if err != nil {
-		return nil, err
-	}
-	s, err := begin(ctx, o.tools, p, o.crio, "--config", file, "--config-dir", filepath.Join(p.dir, "crio.conf.d"))
-	if err != nil {
-		return nil, err
-	}
-	s.Name, s.Network = "CRI-O", "cni"
-	return s, nil
+	return setup{place: p, label: "CRI-O", network: "cni",
+		command: []string{o.crio, "--config", file, "--config-dir", filepath.Join(p.dir, "crio.conf.d")}}, err
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -20,8 +21,9 @@ import (
 )
 
 // floors measures alone what a runtime cannot do without.
-func floors(ctx context.Context, o *options, results *bench.Results) error {
-	to := results.Scope("the nearest limits, measured alone", bench.Limit)
+func floors(ctx context.Context, m *measurement) error {
+	o := m.options
+	to := m.results.Scope(bench.LimitCase, bench.Limit)
 	times := 20
 	if !o.quick {
 		times = 100
@@ -30,17 +32,21 @@ func floors(ctx context.Context, o *options, results *bench.Results) error {
 	if err := bundle(ctx, dir); err != nil {
 		return err
 	}
+	cni, err := newCNI(dir)
+	if err != nil {
+		m.leftOut("what CNI's plugins take alone", err)
+	}
 	for i := range times {
-		if err := errors.Join(runtimeFloor(ctx, dir, "crun", i, to), kernelFloors(ctx, dir, to)); err != nil {
+		if err = errors.Join(runtimeFloor(ctx, dir, "crun", i, to), kernelFloors(ctx, dir, to)); err != nil {
 			return err
 		}
-		if i < times/4 { // runc takes its time
-			if err := runtimeFloor(ctx, dir, "runc", i, to); err != nil {
+		if i < times/4 { // runc and CNI's plugins take their time
+			if err = errors.Join(runtimeFloor(ctx, dir, "runc", i, to), cni.floor(ctx, to)); err != nil {
 				return err
 			}
 		}
 	}
-	return logFloor(dir, o.plan().logBytes, to)
+	return errors.Join(callFloors(ctx, dir, times, to), logFloor(dir, o.plan().logBytes, to), pullFloor(ctx, m, dir, to))
 }
 
 // bundle makes an OCI bundle with a shell.
@@ -109,11 +115,11 @@ func kernelFloors(ctx context.Context, dir string, to bench.Scope) error {
 		do   func() error
 	}{
 		{"process: fork, execute, wait", func() error { return exec.CommandContext(ctx, "/bin/true").Run() }},
-		{"network namespace: make and pin", func() error { return netns.Create(netns.Spec{Net: pin}) }},
-		{"veth pair into it", func() error { return veth(pin) }},
+		{bench.LimitNamespace, func() error { return netns.Create(netns.Spec{Net: pin}) }},
+		{bench.LimitVeth, func() error { return veth(pin) }},
 		{"veth pair: remove", func() error { return removeLink() }},
-		{"network namespace: unpin", func() error { return netns.Unpin(pin) }},
-		{"overlay: mount and unmount", func() error { return overlay(dir) }},
+		{bench.LimitUnpin, func() error { return netns.Unpin(pin) }},
+		{bench.LimitOverlay, func() error { return overlay(dir) }},
 	}
 	for _, a := range acts {
 		began := time.Now()
@@ -122,7 +128,21 @@ func kernelFloors(ctx context.Context, dir string, to bench.Scope) error {
 		}
 		to.Took(a.name, time.Since(began))
 	}
-	return nil
+	return killFloor(to)
+}
+
+// killFloor kills the only process of a PID namespace, which is what a container's end comes to.
+func killFloor(to bench.Scope) error {
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("process in namespaces: %w", err)
+	}
+	began := time.Now()
+	err := cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed, it says
+	to.Took(bench.LimitKill, time.Since(began))
+	return err
 }
 
 const floorLink = "gbench0"
@@ -175,7 +195,7 @@ func logFloor(dir string, size int64, to bench.Scope) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	began, before := time.Now(), ownCPU()
 	written := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // a process of its own would cost more than it shows
@@ -188,6 +208,7 @@ func logFloor(dir string, size int64, to bench.Scope) error {
 	}()
 	_, err = io.Copy(out, r) // splices
 	err = errors.Join(err, <-written, r.Close(), out.Close(), os.Remove(out.Name()))
-	to.Add("pipe to file", "s", time.Since(began).Seconds())
+	to.Add(bench.LimitPipe, "s", time.Since(began).Seconds())
+	to.Add(bench.LimitPipeCPU, "s", (ownCPU() - before).Seconds())
 	return err
 }

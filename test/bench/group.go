@@ -60,16 +60,36 @@ func killAll(dir string) (killed int) {
 		if err != nil || pid <= 1 {
 			continue
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue // it has ended
+		if kill(pid) == nil {
+			killed++
 		}
-		killed++
-		_ = unix.Kill(pid, unix.SIGKILL)
-		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-			_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((10 * time.Second).Milliseconds()))
-		}
-		_ = unix.Close(fd)
 	}
 	return killed
 }
+
+// kill kills a process that need not be a child and waits until all its threads are gone: as long as one of
+// them is there, so are its locks and sockets.
+func kill(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill %d: %w", pid, err)
+	}
+	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		_, err = unix.Poll(ended, int(killTime.Milliseconds()))
+	}
+	if err == nil && ended[0].Revents == 0 {
+		err = fmt.Errorf("process %d outlives SIGKILL by %s", pid, killTime)
+	}
+	return err
+}
+
+// killTime is how long a killed process may take until it is gone.
+const killTime = 10 * time.Second

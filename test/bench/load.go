@@ -51,17 +51,25 @@ func (l *load) read() (machine, own time.Duration, err error) {
 		}
 		machine += time.Duration(n) * time.Second / userHz
 	}
-	var u syscall.Rusage
-	if err = syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0, 0, fmt.Errorf("own CPU time: %w", err)
-	}
-	own = time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	own = ownCPU() // the registry's too
 	for _, s := range l.servers {
-		used, failed := s.Cgroup.CPU()
+		used, failed := s.cpu()
 		if failed != nil {
 			return 0, 0, failed
 		}
 		own += used
 	}
 	return machine, own, nil
+}
+
+// ownCPU is the CPU time of this process.
+func ownCPU() time.Duration { return usage(syscall.RUSAGE_SELF) }
+
+// childrenCPU is that of the children that were waited for, and theirs.
+func childrenCPU() time.Duration { return usage(syscall.RUSAGE_CHILDREN) }
+
+func usage(who int) time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(who, &u) // fails for no process that asks about itself
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -1,6 +1,6 @@
-// Command bench measures gantry and, where their binaries are given, containerd and CRI-O, in turns, each in a
-// cgroup and namespaces of its own, and writes what it found as a table, JSON and plots. Beside the
-// figures stand the nearest limits, measured alone. Run it on a machine of its own (hack/lab).
+// Command bench measures gantry and, where their binaries are, containerd, CRI-O and gantry's own engine on
+// Docker, in turns, each in a cgroup and namespaces of its own, and writes what it found as a table, JSON and
+// plots. Beside the figures stand the nearest limits, measured alone. Run it on a machine of its own (hack/lab).
 package main
 
 import (
@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,31 +22,35 @@ import (
 
 // options of the command.
 type options struct {
-	gantry, containerd, crio string
-	tools, dir, out          string
-	quick                    bool
-	limit                    time.Duration
-	only                     string
+	gantry, containerd, debian, crio, dockerd string
+	tools, dir, out                           string
+	quick                                     bool
+	limit                                     time.Duration
+	only                                      string
+	rounds                                    int
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.gantry, "gantry", "bin/gantry", "gantry's `BINARY`, gantry-keeper beside it")
-	flag.StringVar(&o.containerd, "containerd", "", "containerd's `BINARY`, its shim beside it; left out if not given")
-	flag.StringVar(&o.crio, "crio", "", "CRI-O's `BINARY`; left out if not given")
+	flag.StringVar(&o.containerd, "containerd", "", "containerd's `BINARY`, its shim beside it; left out if it is not there")
+	flag.StringVar(&o.debian, "debian", "", "`BINARY` of Debian's containerd, its shim beside it; left out if it is not there")
+	flag.StringVar(&o.crio, "crio", "", "CRI-O's `BINARY`; left out if it is not there")
+	flag.StringVar(&o.dockerd, "dockerd", "", "dockerd's `BINARY`, its containerd, shim and runc beside it; left out if it is not there")
 	flag.StringVar(&o.tools, "tools", ".cache/bench", "`DIR` of enclose, join and pinns")
 	flag.StringVar(&o.dir, "dir", "", "`DIR` on the disk to measure; a temporary one if not given")
 	flag.StringVar(&o.out, "out", "docs/benchmarks", "`DIR` for the results")
-	flag.StringVar(&o.only, "only", "", "comma-separated `PARTS`: floors, life, exec, log, crowd; all if not given")
+	flag.StringVar(&o.only, "only", "", "comma-separated `PARTS`: floors, life, exec, log, pull, crowd; all if not given")
+	flag.IntVar(&o.rounds, "rounds", 0, "at most so many rounds of each part; 0 is as many as there is time for")
 	flag.BoolVar(&o.quick, "quick", false, "fewer rounds")
-	flag.DurationVar(&o.limit, "limit", 2*time.Hour, "time after which no second round of anything begins")
-	registry := flag.Bool("registry", false, "serve the images that pods run on the loopback, and measure nothing")
+	flag.DurationVar(&o.limit, "limit", 70*time.Minute, "how long it may take to measure the runtimes")
+	socket := flag.String("answers", "", "serve ready answers at a unix `SOCKET`, and measure nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	do := func() error { return run(ctx, &o) }
-	if *registry {
-		do = func() error { return serveImages(ctx) }
+	if *socket != "" {
+		do = func() error { return answer(ctx, *socket) }
 	}
 	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -53,7 +59,7 @@ func main() {
 }
 
 func run(ctx context.Context, o *options) (err error) {
-	for _, path := range []*string{&o.gantry, &o.containerd, &o.crio, &o.tools, &o.out} {
+	for _, path := range []*string{&o.gantry, &o.containerd, &o.debian, &o.crio, &o.dockerd, &o.tools, &o.out} {
 		if *path != "" {
 			if *path, err = filepath.Abs(*path); err != nil {
 				return err
@@ -67,51 +73,45 @@ func run(ctx context.Context, o *options) (err error) {
 	if err = os.Chmod(o.dir, 0o755); err != nil {
 		return err
 	}
-	var servers []*server
+	m := &measurement{options: o, results: bench.NewResults(), began: time.Now()}
 	defer func() {
-		for _, s := range servers {
-			err = errors.Join(err, s.end())
-		}
+		err = errors.Join(err, m.end())
 		if temporary && err == nil {
 			_ = os.RemoveAll(o.dir)
 		}
 	}()
-	for _, begin := range starters(o) {
-		s, failed := begin(ctx, o)
-		if failed != nil {
-			return failed
-		}
-		servers = append(servers, s)
+	if m.registry, err = serve(); err != nil {
+		return err
 	}
-	results := bench.NewResults()
-	if o.wants("floors") {
-		if err = floors(ctx, o, results); err != nil {
+	if o.wants("pull") || o.wants("floors") {
+		progress("makes the images to pull")
+		if err = m.registry.pushBig(); err != nil {
 			return err
 		}
 	}
-	load, err := watchLoad(servers)
-	if err != nil {
+	if o.wants("floors") {
+		progress("floors")
+		if err = floors(ctx, m); err != nil {
+			return err
+		}
+	}
+	if err = m.begin(ctx); err != nil {
 		return err
 	}
-	began := time.Now()
-	return measure(ctx, o, servers, results, func() error {
-		foreign, failed := load.end()
-		if failed != nil {
-			return failed
-		}
-		return write(o.out, bench.Report{
-			Machine: bench.ThisMachine(), When: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
-			Foreign: foreign, Notes: results.Notes(), Rows: beside(results.Rows()),
-		})
-	})
+	return m.measure(ctx)
+}
+
+// progress tells who waits what is done.
+func progress(format string, args ...any) {
+	fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
 }
 
 // beside puts peers, who have no builtin network, beside gantry's with what CNI's bridge costs them.
 func beside(rows []bench.Row) []bench.Row {
 	for _, r := range slices.Clone(rows) {
 		for _, at := range []int{1, workers} {
-			if r.Case == lifeCase("cni", at) && r.Name != "gantry" {
-				r.Case, r.Name = lifeCase("builtin", at), r.Name+" on CNI"
+			if r.Case == bench.LifeCase("cni", at) && !strings.HasPrefix(r.Name, bench.Subject+",") && r.Name != bench.Subject {
+				r.Case, r.Name = bench.LifeCase("builtin", at), r.Name+" on CNI"
 				rows = append(rows, r)
 			}
 		}
@@ -119,19 +119,72 @@ func beside(rows []bench.Row) []bench.Row {
 	return rows
 }
 
-// starters are those of the runtimes that there are.
-func starters(o *options) []func(context.Context, *options) (*server, error) {
-	all := []func(context.Context, *options) (*server, error){
-		func(ctx context.Context, o *options) (*server, error) { return gantry(ctx, o, "builtin") },
-		func(ctx context.Context, o *options) (*server, error) { return gantry(ctx, o, "cni") },
+// begin starts the runtimes that there are. A peer that cannot be started is left out.
+func (m *measurement) begin(ctx context.Context) error {
+	o := m.options
+	for _, peer := range []struct {
+		called, binary string
+		setup          func(*options, *registry) (setup, error)
+	}{
+		{"gantry", o.gantry, func(o *options, r *registry) (setup, error) { return gantry(o, r, "builtin") }},
+		{"gantry", o.gantry, func(o *options, r *registry) (setup, error) { return gantry(o, r, "cni") }},
+		{"containerd", o.containerd, containerd},
+		{"Debian's containerd", o.debian, debian},
+		{"CRI-O", o.crio, crio},
+		{"gantry on Docker", o.dockerd, docker},
+	} {
+		var s *server
+		_, err := os.Stat(peer.binary)
+		if err == nil {
+			var c setup
+			if c, err = peer.setup(o, m.registry); err == nil {
+				s, err = begin(ctx, o, m.registry, c)
+			}
+		}
+		switch {
+		case err == nil:
+			m.servers = append(m.servers, s)
+		case peer.called == bench.Subject || ctx.Err() != nil:
+			return err
+		default:
+			m.leftOut(peer.called, err)
+		}
 	}
-	if o.containerd != "" {
-		all = append(all, containerd)
+	var err error
+	m.load, err = watchLoad(m.servers)
+	return err
+}
+
+// leftOut says beside the results what is not in them, and at once why.
+func (m *measurement) leftOut(what string, err error) {
+	why, _, _ := strings.Cut(err.Error(), "\n")
+	m.results.Note("Left out: " + what + ": " + why + ".")
+	progress("left out: %s: %v", what, err)
+}
+
+// end ends what is still there.
+func (m *measurement) end() error {
+	var err error
+	for _, s := range m.servers {
+		err = errors.Join(err, s.end())
 	}
-	if o.crio != "" {
-		all = append(all, crio)
+	if m.registry != nil {
+		m.registry.Close()
 	}
-	return all
+	return err
+}
+
+// save writes what was measured so far.
+func (m *measurement) save() error {
+	foreign, err := m.load.end()
+	if err != nil {
+		return err
+	}
+	rows := m.results.Rows()
+	return write(m.options.out, bench.Report{
+		Machine: bench.ThisMachine(), When: m.began.UTC().Truncate(time.Second), Took: time.Since(m.began).Round(time.Second).String(),
+		Foreign: foreign, Notes: m.results.Notes(), Goals: bench.Judge(rows, runtime.NumCPU()), Rows: beside(rows),
+	})
 }
 
 // write writes the report in every form.

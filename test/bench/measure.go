@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 // plan says how much is measured.
 type plan struct {
 	rounds, lives, parallel int
-	logRounds               int
+	logRounds, pullRounds   int
 	logBytes                int64
 	crowds                  []int
 	launch                  time.Duration // of as many pods as join until the next crowd is looked at
@@ -26,78 +27,126 @@ type plan struct {
 
 func (o *options) plan() plan {
 	if o.quick {
-		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, logBytes: 200e6, crowds: []int{100},
-			launch: time.Minute, looks: time.Second, idle: 10 * time.Second, execs: 100}
+		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, pullRounds: 3, logBytes: 200e6, crowds: []int{100},
+			launch: 40 * time.Second, looks: time.Second, idle: 10 * time.Second, execs: 100}
 	}
-	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, logBytes: 200e6, crowds: []int{100, 500},
-		launch: 5 * time.Minute, looks: 5 * time.Second, idle: 30 * time.Second, execs: 500}
+	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, pullRounds: 7, logBytes: 200e6, crowds: []int{100, 500},
+		launch: 2 * time.Minute, looks: 3 * time.Second, idle: 20 * time.Second, execs: 500}
 }
 
 // workers is how many pods live at once where they do not live one after the other.
 const workers = 8
 
+// turnTime is what a turn may take however little time there is.
+const turnTime = 20 * time.Second
+
+// measurement is all that is measured, of whom.
+type measurement struct {
+	options  *options
+	registry *registry
+	servers  []*server
+	results  *bench.Results
+	load     *load
+	began    time.Time
+}
+
 // part is one of what is measured, for one runtime and round at a time.
 type part struct {
 	name   string
 	rounds int
-	share  float64 // of the time there is: no round begins later, but each is done once, and none takes longer
+	share  float64 // of the time there is
+	both   bool    // gantry on CNI is in it too
 	do     func(ctx context.Context, s *server, round int) error
 }
 
-// measure does every part in rounds in which the runtimes take turns, and saves after each.
-func measure(ctx context.Context, o *options, servers []*server, results *bench.Results, save func() error) error {
-	p := o.plan()
+// measure does every part in rounds in which the runtimes take turns, and saves after each turn.
+func (m *measurement) measure(ctx context.Context) error {
+	p := m.options.plan()
 	parts := []part{
-		{"life", p.rounds, 0.5, func(ctx context.Context, s *server, _ int) error { return lives(ctx, o, s, results) }},
-		{"exec", p.logRounds, 0.05, func(ctx context.Context, s *server, _ int) error {
-			return s.Execs(ctx, s.pods(o), 50, p.execs, results.Scope("exec, 50 a second", s.Name))
+		{"life", p.rounds, 0.36, true, m.lives},
+		{"exec", p.logRounds, 0.05, false, func(ctx context.Context, s *server, _ int) error {
+			return s.Execs(ctx, s.pods(m.options), 50, p.execs, m.results.Scope("exec, 50 a second", s.Name))
 		}},
-		{"log", p.logRounds, 0.15, func(ctx context.Context, s *server, round int) error { return logs(ctx, o, s, round, results) }},
-		{"crowd", 1, 0.3, func(ctx context.Context, s *server, _ int) error { return crowd(ctx, o, s, results) }},
+		{"log", p.logRounds, 0.11, false, m.logs},
+		{"pull", p.pullRounds, 0.18, true, m.pulls},
+		{"crowd", 1, 0.3, false, m.crowd},
 	}
-	if err := save(); err != nil { // what was measured before
+	if err := m.save(); err != nil { // what was measured before
 		return err
 	}
 	for _, part := range parts {
-		if !o.wants(part.name) {
+		if !m.options.wants(part.name) {
 			continue
 		}
-		began := time.Now()
-		for round := range part.rounds {
-			if round > 0 && time.Since(began).Seconds() > part.share*o.limit.Seconds() {
-				break
-			}
-			fmt.Fprintf(os.Stderr, "%s %s, round %d of %d\n", time.Now().Format(time.TimeOnly), part.name, round+1, part.rounds)
-			for i := range servers {
-				s := servers[(i+round)%len(servers)] // nobody is always first
-				if part.name != "life" && s.Network == "cni" && s.Name == "gantry" {
-					continue // it differs from the other gantry in its network alone
-				}
-				if err := o.bounded(ctx, part, s, round, results); err != nil {
-					return err
-				}
-				if err := save(); err != nil {
-					return err
-				}
-			}
+		if err := m.rounds(ctx, part); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// bounded does a part. What a runtime does not get done in the part's share of the time is left out, and
-// that is said beside the results: a peer that hangs does not hold up the others.
-func (o *options) bounded(ctx context.Context, p part, s *server, round int, results *bench.Results) error {
-	bound := time.Duration(p.share * float64(o.limit))
-	within, cancel := context.WithTimeout(ctx, bound)
+// rounds does a part as often as there is time for. No round begins that would end after the part's share of
+// the time, as far as the one before can tell; but each is done once.
+func (m *measurement) rounds(ctx context.Context, p part) error {
+	share := time.Duration(p.share * float64(m.options.limit))
+	end := time.Now().Add(share)
+	var longest time.Duration
+	if m.options.rounds > 0 {
+		p.rounds = min(p.rounds, m.options.rounds)
+	}
+	for round := range p.rounds {
+		began := time.Now()
+		if round > 0 && began.Add(longest).After(end) {
+			progress("%s: no time for more than %d rounds of %d", p.name, round, p.rounds)
+			break
+		}
+		progress("%s, round %d of %d", p.name, round+1, p.rounds)
+		all := slices.DeleteFunc(slices.Clone(m.servers), func(s *server) bool {
+			return s.outer == nil || s.turns > 0 && round%s.turns > 0 || !p.both && s.Name == bench.Subject && s.Network == "cni"
+		})
+		for i := range all {
+			s := all[(i+round)%len(all)] // nobody is always first
+			bound := max(turnTime, share/time.Duration(len(all)))
+			if round > 0 {
+				bound = min(bound, max(turnTime, time.Until(end)))
+			}
+			if err := m.turn(ctx, p, s, turn{round, bound}); err != nil {
+				return err
+			}
+			if err := m.save(); err != nil {
+				return err
+			}
+		}
+		longest = max(longest, time.Since(began))
+	}
+	return nil
+}
+
+// turn is that of one runtime in a round.
+type turn struct {
+	round int
+	bound time.Duration
+}
+
+// turn does a part of one runtime. What a peer does not do, or not in its time, is left out, and that is said
+// beside the results: one that hangs does not hold up the others. One that failed is not asked again.
+func (m *measurement) turn(ctx context.Context, p part, s *server, now turn) error {
+	within, cancel := context.WithTimeout(ctx, now.bound)
 	defer cancel()
-	err := p.do(within, s, round)
-	if err == nil || ctx.Err() != nil || within.Err() == nil {
+	err := p.do(within, s, now.round)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	results.Note(fmt.Sprintf("Left out: of %s, part %q, round %d, what it had not done after %s (%v).",
-		s.name, p.name, round+1, bound.Round(time.Second), err))
-	return nil
+	what := fmt.Sprintf("%s, part %q, round %d", s.Name, p.name, now.round+1)
+	if within.Err() != nil {
+		m.leftOut(what+", what it had not done after "+now.bound.Round(time.Second).String(), err)
+		return nil
+	}
+	if s.Name == bench.Subject {
+		return err
+	}
+	m.leftOut(what+" and later", err)
+	return s.end()
 }
 
 func (o *options) wants(part string) bool {
@@ -109,23 +158,23 @@ func (s *server) pods(o *options) *bench.Pods {
 }
 
 // lives measures lives on the runtime's network and on the node's, one after the other and side by side.
-func lives(ctx context.Context, o *options, s *server, results *bench.Results) error {
-	p := o.plan()
+func (m *measurement) lives(ctx context.Context, s *server, _ int) error {
+	p := m.options.plan()
 	for _, host := range []bool{false, true} {
 		network := s.Network
 		if host {
-			if s.Name == "gantry" && s.Network == "cni" {
+			if s.Name == bench.Subject && s.Network == "cni" {
 				continue
 			}
 			network = "host"
 		}
 		for _, at := range []int{1, workers} {
-			l := &bench.Lives{Pods: *s.pods(o), Count: p.lives, Workers: at}
+			l := &bench.Lives{Pods: *s.pods(m.options), Count: p.lives, Workers: at}
 			l.Host = host
 			if at > 1 {
 				l.Count = p.parallel
 			}
-			if err := s.Life(ctx, l, results.Scope(lifeCase(network, at), s.Name)); err != nil {
+			if err := s.Life(ctx, l, m.results.Scope(bench.LifeCase(network, at), s.Name)); err != nil {
 				return err
 			}
 		}
@@ -133,15 +182,8 @@ func lives(ctx context.Context, o *options, s *server, results *bench.Results) e
 	return nil
 }
 
-func lifeCase(network string, workers int) string {
-	if workers == 1 {
-		return "a pod's life, " + network + " network"
-	}
-	return fmt.Sprintf("pods' lives, %d at once, %s network", workers, network)
-}
-
 // logs measures short and long lines from one container, and, each third round, short ones from 50.
-func logs(ctx context.Context, o *options, s *server, round int, results *bench.Results) error {
+func (m *measurement) logs(ctx context.Context, s *server, round int) error {
 	for _, c := range []struct {
 		name             string
 		line, containers int
@@ -149,20 +191,39 @@ func logs(ctx context.Context, o *options, s *server, round int, results *bench.
 		if c.containers > 1 && round%3 > 0 {
 			continue
 		}
-		l := &bench.Logs{Pods: *s.pods(o), Bytes: o.plan().logBytes, Line: c.line, Containers: c.containers, Dir: o.dir, Timeout: 5 * time.Minute}
+		l := &bench.Logs{Pods: *s.pods(m.options), Bytes: m.options.plan().logBytes, Line: c.line, Containers: c.containers, Dir: m.options.dir, Timeout: 5 * time.Minute}
 		where := fmt.Sprintf("log of %d MB, %s", l.Bytes/1e6, c.name)
-		if err := s.Log(ctx, l, results.Scope(where, s.Name)); err != nil {
+		if err := s.Log(ctx, l, m.results.Scope(where, s.Name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// crowd is the last part: the pods are left to the end of their runtime.
-func crowd(ctx context.Context, o *options, s *server, results *bench.Results) error {
-	p := o.plan()
+// pulls lets the runtime pull what it does not have.
+func (m *measurement) pulls(ctx context.Context, s *server, _ int) error {
+	name := s.Name
+	if name == bench.Subject && s.Network == "cni" {
+		name += ", no sync"
+	}
+	for _, p := range m.registry.big {
+		before := m.registry.Requests(http.MethodGet, "/blobs/")
+		if err := s.Pull(ctx, p.refs, m.results.Scope(p.name, name)); err != nil {
+			return err
+		}
+		if got := m.registry.Requests(http.MethodGet, "/blobs/") - before; got < p.blobs {
+			return fmt.Errorf("%s: %s: it asked for %d blobs of %d, so it had the others", s.Name, p.name, got, p.blobs)
+		}
+	}
+	return nil
+}
+
+// crowd is the last part: the pods are left to the end of their runtime, which comes then, as what they
+// cost is not to be that of the next.
+func (m *measurement) crowd(ctx context.Context, s *server, _ int) error {
+	p := m.options.plan()
 	c := &bench.Crowd{
-		Pods: *s.pods(o), Counts: p.crowds, Launch: p.launch, Idle: p.idle, Calls: 50, Looks: p.looks, Events: 10, Leave: true,
+		Pods: *s.pods(m.options), Counts: p.crowds, Launch: p.launch, Idle: p.idle, Calls: 50, Looks: p.looks, Events: 10, Leave: true,
 	}
 	c.Last = func(ctx context.Context, to bench.Scope) error {
 		took, err := s.restart(ctx)
@@ -171,5 +232,6 @@ func crowd(ctx context.Context, o *options, s *server, results *bench.Results) e
 		}
 		return err
 	}
-	return s.Crowd(ctx, c, func(count int) bench.Scope { return results.Scope(fmt.Sprintf("%d pods", count), s.Name) })
+	err := s.Crowd(ctx, c, func(count int) bench.Scope { return m.results.Scope(fmt.Sprintf("%d pods", count), s.Name) })
+	return errors.Join(err, s.end())
 }

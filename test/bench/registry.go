@@ -3,46 +3,59 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"gantry/internal/labimage"
+	"gantry/internal/netns"
 )
 
 // registryAddress is the same in every runtime's network.
 const registryAddress = "127.0.0.1:5000"
 
-type source struct {
-	name   string
-	change func(*v1.Config)
+// registry is one for all runtimes, in this process, so that what it costs is nobody's.
+type registry struct {
+	*labimage.Server
+	pod   string // the image that pods run
+	pause string // what containerd and Docker run in every pod beside it
+	big   []pull // what is pulled in the part of that name
 }
 
-// images are what runtimes need: what pods run, and what containerd runs in every pod beside it.
-func images() []source {
-	return []source{
-		{"bench/busybox:1", func(*v1.Config) {}},
-		{"bench/pause:1", func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/bin/sleep", "100000000"}, nil }},
-	}
-}
-
-// serveImages serves the images until ctx ends and prints their references, a line each.
-func serveImages(ctx context.Context) error {
+// serve starts the registry with the images that every runtime needs.
+func serve() (*registry, error) {
 	s, err := labimage.Serve(labimage.Config{Listen: registryAddress})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer s.Close()
-	for _, i := range images() {
+	r := &registry{Server: s}
+	for _, i := range []struct {
+		ref    *string
+		name   string
+		change func(*v1.Config)
+	}{
+		{&r.pod, "bench/busybox:1", func(*v1.Config) {}},
+		{&r.pause, "bench/pause:1", func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/bin/sleep", "100000000"}, nil }},
+	} {
 		img, err := labimage.Busybox(i.change)
-		if err != nil {
-			return err
+		if err == nil {
+			*i.ref, err = s.Push(i.name, img)
 		}
-		ref, err := s.Push(i.name, img)
 		if err != nil {
-			return err
+			s.Close()
+			return nil, err
 		}
-		fmt.Println(ref)
 	}
-	<-ctx.Done()
-	return nil
+	return r, nil
+}
+
+// join lets the registry answer in the network namespace of a process as well.
+func (r *registry) join(ctx context.Context, pid int) error {
+	return netns.Do(fmt.Sprintf("/proc/%d/ns/net", pid), func() error {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", registryAddress)
+		if err == nil {
+			r.ServeAt(l)
+		}
+		return err
+	})
 }

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,12 +24,29 @@ const startTime = time.Minute
 // server is a runtime under measurement, in a cgroup and namespaces of its own.
 type server struct {
 	*bench.Target
+	setup
+	tools string // directory of enclose and join
+	image string // what its pods run
+	group string // its cgroup, in every hierarchy
+	outer *exec.Cmd
+	used  time.Duration // the CPU time of one that has ended
+}
+
+// setup says how a runtime is started.
+type setup struct {
 	place
+	label   string   // in reports, where its version comes behind it
+	version string   // "" for what it says itself
+	network string   // of pods that are not on the node's
+	helpers []helper // started before it, and not again with it
 	command []string
-	tools   string // directory of enclose and join
-	image   string // what its pods run
-	group   string // its cgroup, in every hierarchy
-	outer   *exec.Cmd
+	turns   int // it takes part in every so many rounds; 0 is each
+}
+
+// helper is a daemon that a runtime needs.
+type helper struct {
+	socket  string // where it listens when it has started
+	command []string
 }
 
 // place is where a runtime has its files.
@@ -48,23 +65,31 @@ func newPlace(top, name string) (place, error) {
 
 // begin starts a runtime, and what holds its namespaces while it is started again, pulls the image
 // that its pods run, and returns it ready.
-func begin(ctx context.Context, tools string, p place, command ...string) (*server, error) {
-	s := &server{place: p, tools: tools, command: command, group: "gantry-bench-" + strconv.Itoa(os.Getpid()) + "-" + p.name}
-	hold := exec.Command(filepath.Join(tools, "enclose"), s.group, "sleep", "infinity")
+func begin(ctx context.Context, o *options, r *registry, c setup) (*server, error) {
+	s := &server{setup: c, tools: o.tools, image: r.pod, group: "gantry-bench-" + strconv.Itoa(os.Getpid()) + "-" + c.name}
+	hold := exec.Command(filepath.Join(s.tools, "enclose"), s.group, "sleep", "infinity")
 	hold.Stderr = os.Stderr
 	if err := hold.Start(); err != nil {
-		return nil, fmt.Errorf("%s: %w", p.name, err)
+		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
 	s.outer = hold
-	if err := s.enter(ctx); err != nil {
+	if err := s.enter(ctx, r); err != nil {
 		return nil, errors.Join(err, s.end())
 	}
 	return s, nil
 }
 
-func (s *server) enter(ctx context.Context) error {
+func (s *server) enter(ctx context.Context, r *registry) error {
 	if err := s.enclosed(ctx); err != nil {
 		return err
+	}
+	if err := r.join(ctx, s.outer.Process.Pid); err != nil {
+		return fmt.Errorf("registry for %s: %w", s.name, err)
+	}
+	for _, h := range s.helpers {
+		if err := s.help(ctx, h); err != nil {
+			return err
+		}
 	}
 	if err := s.start(ctx); err != nil {
 		return err
@@ -73,7 +98,32 @@ func (s *server) enter(ctx context.Context) error {
 	if s.Cgroup, err = bench.OpenCgroup("/sys/fs/cgroup", s.group); err != nil {
 		return err
 	}
-	return s.pull(ctx)
+	for _, ref := range []string{r.pod, r.pause} {
+		if _, err = s.Images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}}); err != nil {
+			return fmt.Errorf("%s: pull %s: %w", s.name, ref, err)
+		}
+	}
+	return s.called(ctx)
+}
+
+// called gives the runtime its name in reports.
+func (s *server) called(ctx context.Context) error {
+	s.Name, s.Network = s.label, s.network
+	if s.label == bench.Subject || strings.HasPrefix(s.label, bench.Subject+",") {
+		return nil
+	}
+	if s.version == "" {
+		v, err := s.Runtime.Version(ctx, &cri.VersionRequest{})
+		if err != nil {
+			return err
+		}
+		s.version = v.RuntimeVersion
+	}
+	if end := strings.IndexAny(s.version, "+~ "); end > 0 { // how it was built
+		s.version = s.version[:end]
+	}
+	s.Name += " " + strings.TrimPrefix(s.version, "v")
+	return nil
 }
 
 // enclosed waits until the namespaces are made.
@@ -101,26 +151,35 @@ func (s *server) inside(command ...string) *exec.Cmd {
 	return exec.Command("nsenter", args...)
 }
 
-// start starts the runtime's server and waits until it says that it is ready.
-func (s *server) start(ctx context.Context) error {
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+// run starts a daemon of the runtime in its namespaces and cgroup. The channel is closed when it ends.
+func (s *server) run(command []string) (ended <-chan struct{}, err error) {
+	log, err := os.OpenFile(s.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	cmd := s.inside(append([]string{filepath.Join(s.tools, "join")}, command...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "CONTAINERS_REGISTRIES_CONF="+filepath.Join(s.dir, "registries.conf"),
+		"PATH="+filepath.Dir(command[0])+":"+os.Getenv("PATH"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err = cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name, err)
+	}
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		_ = cmd.Wait()
+	}()
+	return end, nil
+}
+
+// within runs a daemon and waits for what ready waits for, while the daemon lives, a minute at most.
+func (s *server) within(ctx context.Context, command []string, ready func(context.Context) error) error {
+	ended, err := s.run(command)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Close() }()
-	cmd := s.inside(append([]string{filepath.Join(s.tools, "join")}, s.command...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "CONTAINERS_REGISTRIES_CONF="+filepath.Join(s.dir, "registries.conf"),
-		"PATH="+filepath.Dir(s.command[0])+":"+os.Getenv("PATH"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err = cmd.Start(); err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait()
-	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, startTime, fmt.Errorf("%s is not ready after %s", s.name, startTime))
 	defer cancel()
 	go func() {
@@ -130,12 +189,36 @@ func (s *server) start(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	if err = s.ready(ctx); err != nil {
-		text, _ := os.ReadFile(log.Name()) // what it said helps most, if it can be had
-		return fmt.Errorf("%s: %w\n%s", s.name, err, text[max(0, len(text)-3000):])
+	if err = ready(ctx); err != nil {
+		text, _ := os.ReadFile(s.log()) // what it said helps most, if it can be had
+		return fmt.Errorf("%s: %s: %w\n%s", s.name, filepath.Base(command[0]), err, text[max(0, len(text)-3000):])
 	}
 	return nil
 }
+
+// start starts the runtime's server and waits until it says that it is ready.
+func (s *server) start(ctx context.Context) error { return s.within(ctx, s.command, s.ready) }
+
+// help starts a helper and waits until it listens.
+func (s *server) help(ctx context.Context, h helper) error {
+	return s.within(ctx, h.command, func(ctx context.Context) error {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", h.socket)
+			if err == nil {
+				return conn.Close()
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
+}
+
+func (s *server) log() string { return filepath.Join(s.dir, "log") }
 
 // ready waits until the runtime and its network are.
 func (s *server) ready(ctx context.Context) error {
@@ -172,44 +255,9 @@ func (s *server) ready(ctx context.Context) error {
 	}
 }
 
-// pull gets the images from a registry in the runtime's network.
-func (s *server) pull(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := s.inside(self, "-registry")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err = cmd.Start(); err != nil {
-		return fmt.Errorf("registry: %w", err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	lines := bufio.NewScanner(out)
-	for range images() {
-		if !lines.Scan() {
-			return fmt.Errorf("the registry does not serve: %w", lines.Err())
-		}
-		ref := lines.Text()
-		if _, err = s.Images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}}); err != nil {
-			return fmt.Errorf("%s: pull %s: %w", s.name, ref, err)
-		}
-		if s.image == "" {
-			s.image = ref
-		}
-	}
-	return nil
-}
-
 // restart kills the runtime's server, starts it again and returns how long it took until it was ready.
 func (s *server) restart(ctx context.Context) (time.Duration, error) {
-	if err := kill(ctx, s.Daemon); err != nil {
+	if err := kill(s.Daemon); err != nil {
 		return 0, err
 	}
 	began := time.Now()
@@ -217,32 +265,27 @@ func (s *server) restart(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// kill kills a process that need not be a child and waits until it is gone.
-func kill(ctx context.Context, pid int) error {
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("kill %d: %w", pid, err)
-	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(stat), ") Z ") {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// end kills everything that the runtime has started and removes its cgroups.
+// end kills everything that the runtime has started and removes its cgroups. It may be called again.
 func (s *server) end() error {
+	if s.outer == nil {
+		return nil
+	}
 	if s.Target != nil {
+		if s.Cgroup != nil {
+			s.used, _ = s.Cgroup.CPU() // for what the load is told from
+		}
 		_ = s.Target.Close()
 	}
 	_ = s.outer.Process.Kill()
 	_ = s.outer.Wait()
+	s.outer = nil
 	return endGroup(s.group)
+}
+
+// cpu is the CPU time of the runtime and all it has run, also when it has ended.
+func (s *server) cpu() (time.Duration, error) {
+	if s.outer == nil {
+		return s.used, nil
+	}
+	return s.Cgroup.CPU()
 }

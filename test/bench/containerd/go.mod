@@ -1,5 +1,5 @@
 // The peer that the benchmarks run beside gantry.
-module gantry/test/imagebench/containerd
+module gantry/test/bench/containerd
 
 go 1.26.6
 
