@@ -58,6 +58,21 @@ type Cluster struct {
 // GANTRY_CLUSTER_LOGS where that is set.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	c := prepare(t, o)
+	c.startControl()
+	for i := range c.options.Nodes {
+		c.Nodes = append(c.Nodes, c.startNode(i+1))
+	}
+	for _, n := range c.Nodes {
+		n.WaitReady()
+	}
+	c.connectNodes()
+	return c
+}
+
+// prepare makes what a cluster stands on: its directories, its network and its registries.
+func prepare(t testing.TB, o Options) *Cluster {
+	t.Helper()
 	o.Nodes = max(1, o.Nodes)
 	if o.Network == "" {
 		o.Network = "builtin"
@@ -83,14 +98,6 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.startNetwork()
 	c.Registry = labimage.Registry(t, labimage.Config{Listen: registry})
 	c.pushImages()
-	c.startControl()
-	for i := range o.Nodes {
-		c.Nodes = append(c.Nodes, c.startNode(i+1))
-	}
-	for _, n := range c.Nodes {
-		n.WaitReady()
-	}
-	c.connectNodes()
 	return c
 }
 

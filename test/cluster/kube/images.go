@@ -60,11 +60,16 @@ func (c *Cluster) pushImages() {
 }
 
 func (c *Cluster) agnhost() (v1.Image, error) {
-	program, err := os.ReadFile(Program(c.t, "agnhost"))
+	return c.programImage("agnhost", "agnhost", func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/agnhost"}, []string{"pause"} })
+}
+
+// programImage is one of Kubernetes' programs at a path, on busybox.
+func (c *Cluster) programImage(program, path string, changes ...func(*v1.Config)) (v1.Image, error) {
+	data, err := os.ReadFile(Program(c.t, program))
 	if err != nil {
-		return nil, fmt.Errorf("read agnhost: %w", err)
+		return nil, fmt.Errorf("read %s: %w", program, err)
 	}
-	tar, err := labimage.Tar(labimage.File("agnhost", 0o755, string(program)))
+	tar, err := labimage.Tar(labimage.File(path, 0o755, string(data)))
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +77,7 @@ func (c *Cluster) agnhost() (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := labimage.Busybox(func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"/agnhost"}, []string{"pause"} })
+	base, err := labimage.Busybox(changes...)
 	if err != nil {
 		return nil, err
 	}

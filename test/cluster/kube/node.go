@@ -38,6 +38,18 @@ type Node struct {
 // startNode makes a machine and starts what runs on a node. It does not wait.
 func (c *Cluster) startNode(index int) *Node {
 	c.t.Helper()
+	n := c.bareNode(index)
+	c.check("certificate", c.pki.issue(n.Name, "system:node:"+n.Name, []string{"system:nodes"}, []string{n.IP, n.Name}))
+	n.Kubelet = run(c.t, c.Logs, "kubelet-"+n.Name, func() *exec.Cmd { return n.Command(n.kubeletArgs()...) })
+	n.Proxy = run(c.t, c.Logs, "kube-proxy-"+n.Name, func() *exec.Cmd {
+		return n.Command(Program(c.t, "kube-proxy"), "--config", n.proxyConfig())
+	})
+	return n
+}
+
+// bareNode makes a machine that has a container runtime and nothing of Kubernetes.
+func (c *Cluster) bareNode(index int) *Node {
+	c.t.Helper()
 	name := "node" + strconv.Itoa(index)
 	n := &Node{
 		Name: name, IP: nodePrefix + strconv.Itoa(10+index), Root: c.dir(name),
@@ -45,13 +57,8 @@ func (c *Cluster) startNode(index int) *Node {
 	}
 	n.startMachine()
 	c.plug(n)
-	c.check("certificate", c.pki.issue(name, "system:node:"+name, []string{"system:nodes"}, []string{n.IP, name}))
 	c.makeCgroup(n.cgroup)
 	n.startRuntime()
-	n.Kubelet = run(c.t, c.Logs, "kubelet-"+name, func() *exec.Cmd { return n.Command(n.kubeletArgs()...) })
-	n.Proxy = run(c.t, c.Logs, "kube-proxy-"+name, func() *exec.Cmd {
-		return n.Command(Program(c.t, "kube-proxy"), "--config", n.proxyConfig())
-	})
 	return n
 }
 
