@@ -185,8 +185,8 @@ cluster-nodes: deps build $(TOOLS)/crictl kubernetes ## the clusters of other sh
 	go test -timeout 60m -count=1 -parallel 6 -v ./test/cluster -run 'TestGates|TestNodes|TestPressure'
 
 .PHONY: cluster-kubeadm
-cluster-kubeadm: deps build $(TOOLS)/crictl kubernetes $(TOOLS)/kubernetes/kubeadm ## kubeadm init, join and reset on gantry
-	go test -timeout 30m -count=1 -v ./test/cluster -run TestKubeadm
+cluster-kubeadm: deps build docker-tools $(TOOLS)/crictl kubernetes $(TOOLS)/kubernetes/kubeadm ## kubeadm init, join and reset on gantry; from containerd to gantry and back
+	go test -timeout 30m -count=1 -v ./test/cluster -run 'TestKubeadm|TestSwitch'
 
 .PHONY: cluster-scale
 cluster-scale: deps build docker-tools $(TOOLS)/crictl kubernetes ## 110 pods on a node by one scale-up, on gantry and on containerd, and what it costs

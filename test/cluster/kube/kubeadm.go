@@ -13,14 +13,19 @@ import (
 	"gantry/internal/labimage"
 )
 
-// CRISocket is what kubeadm is told of the runtime.
-const CRISocket = "unix://" + socket
+// CRISocket is what kubeadm is told of gantry, OldSocket of the containerd that OldRuntime starts.
+const (
+	CRISocket = "unix://" + socket
+	OldSocket = "unix://" + oldSocket
+
+	oldSocket = "/run/containerd/containerd.sock"
+)
 
 // Kubeadm returns a cluster of bare nodes, on which kubeadm is at work: they have gantry, a registry with the images that
 // kubeadm pulls, and a kubelet that starts when kubeadm has configured it, as its Debian package has it.
 func Kubeadm(t testing.TB, nodes int) *Cluster {
 	t.Helper()
-	c := prepare(t, Options{Nodes: nodes, Network: "builtin"})
+	c := prepare(t, Options{Nodes: nodes, Network: "cni"})
 	c.pushControlPlane()
 	for i := range nodes {
 		n := c.bareNode(i + 1)
@@ -71,7 +76,7 @@ const kubernetesVersion = "v1.36.3"
 
 // kubeadmConfig is what the cluster wants otherwise than kubeadm has it, because of the machine: cgroup v1 without
 // systemd, and directories that are the node's alone.
-func (n *Node) kubeadmConfig() string {
+func (n *Node) kubeadmConfig(runtime string) string {
 	return fmt.Sprintf(`apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint: {advertiseAddress: %[1]s}
@@ -93,11 +98,24 @@ kind: KubeletConfiguration
 failCgroupV1: false
 failSwapOn: false
 resolvConf: ""
-`, n.IP, n.Name, CRISocket, kubernetesVersion, registry, podCIDR, serviceCIDR, n.Root)
+`, n.IP, n.Name, runtime, kubernetesVersion, registry, podCIDR, serviceCIDR, n.Root)
 }
 
-// KubeadmConfig writes a file for kubeadm init --config, which names the runtime.
-func (n *Node) KubeadmConfig() string { return n.c.write(n.Name+"/kubeadm.yaml", n.kubeadmConfig()) }
+// KubeadmConfig writes a file for kubeadm init --config, which names the runtime's socket.
+func (n *Node) KubeadmConfig(runtime string) string {
+	return n.c.write(n.Name+"/kubeadm.yaml", n.kubeadmConfig(runtime))
+}
+
+// OldRuntime starts a containerd beside gantry, with the same network and registries.
+func (n *Node) OldRuntime() *Process {
+	n.c.t.Helper()
+	p := n.daemon("old-containerd", "containerd", "--config", n.peerConfig(oldSocket), "--log-level", "warn")
+	n.await(p, func() error {
+		_, err := n.CrictlOf(OldSocket, "version")
+		return err
+	})
+	return p
+}
 
 // Kubeadm runs kubeadm on the node.
 func (n *Node) Kubeadm(ctx context.Context, args ...string) (string, error) {

@@ -95,11 +95,14 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 }
 
 // Crictl runs crictl against the node's runtime.
-func (n *Node) Crictl(args ...string) (string, error) {
+func (n *Node) Crictl(args ...string) (string, error) { return n.CrictlOf("unix://"+socket, args...) }
+
+// CrictlOf runs crictl against the runtime at endpoint.
+func (n *Node) CrictlOf(endpoint string, args ...string) (string, error) {
 	config := n.c.write("crictl.yaml", "")
 	return n.Run(append([]string{
 		filepath.Join(os.Getenv("GANTRY_TOOLS"), "crictl"), "--config", config,
-		"--runtime-endpoint", "unix://" + socket, "--image-endpoint", "unix://" + socket,
+		"--timeout", "2m", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint,
 	}, args...)...)
 }
 

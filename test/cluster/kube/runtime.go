@@ -20,7 +20,7 @@ func (n *Node) startRuntime() {
 	n.c.t.Helper()
 	n.c.t.Cleanup(n.killLeft)
 	if n.c.options.Peer == "containerd" {
-		config := n.peerConfig()
+		config := n.peerConfig(socket)
 		n.Gantry = n.daemon("containerd", "containerd", "--config", config, "--log-level", "warn")
 		n.waitSocket()
 		return
@@ -126,8 +126,8 @@ func (n *Node) daemon(name, program string, args ...string) *Process {
 	})
 }
 
-// peerConfig is a containerd that stands in gantry's place.
-func (n *Node) peerConfig() string {
+// peerConfig is a containerd with a CRI server at address.
+func (n *Node) peerConfig(address string) string {
 	n.trustRegistries()
 	return n.c.write(n.Name+"/containerd.toml", fmt.Sprintf(`version = 3
 root = %q
@@ -148,7 +148,7 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 conf_dir = %q
 bin_dirs = [%q]
-`, filepath.Join(n.Root, "containerd"), socket, socket+".ttrpc", Pause, n.certs(), n.cniConf(), plugins))
+`, filepath.Join(n.Root, "containerd"), address, address+".ttrpc", Pause, n.certs(), n.cniConf(), plugins))
 }
 
 // startDocker starts a Docker Engine at its usual socket, without networks of its own.
