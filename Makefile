@@ -150,10 +150,10 @@ conformance-bench: deps build $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewpr
 	RUNTIME=$(RUNTIME) OUT=$(CURDIR)/.cache/conformance go test -timeout 10m -count=1 ./test/conformance -run TestImageBenchmarks -v
 
 .PHONY: test-cgroup2
-test-cgroup2: vm-payload $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## pods and critest on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
+test-cgroup2: vm-payload docker-tools $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs ## pods and critest on cgroup v2 and systemd, in a virtual machine: RUN=regular expression of tests
 	hack/package 0.2.0 bin $(VM)/packages
 	cp $(VM)/packages/gantry-0.2.0-*.tar.gz $(VM)/payload/gantry.tar.gz
-	cp $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs $(VM)/payload
+	cp -r $(TOOLS)/critest $(TOOLS)/busybox $(TOOLS)/nonewprivs $(TOOLS)/docker $(VM)/payload
 	install -m 755 test/cgroup2/run.sh $(VM)/payload/run
 	printf '%s\n' '-test.run=$(RUN)' >$(VM)/payload/arguments
 	hack/vm $(VM) $(VM)/payload

@@ -52,6 +52,9 @@ var usual = setup{cgroup.Systemd, "crun"}
 func (s setup) serve(t *testing.T) *node.Node {
 	t.Helper()
 	text := fmt.Sprintf("[log]\nlevel = \"debug\"\n[runtime]\ndefault = %q\n[cgroup]\ndriver = %q\n[network]\nmode = \"builtin\"\n", s.runtime, s.driver)
+	if s == onDocker {
+		text = dockerConfig() + "[log]\nlevel = \"debug\"\n[network]\nmode = \"builtin\"\n"
+	}
 	if err := os.MkdirAll("/etc/gantry", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +107,9 @@ func (s setup) podCgroup(t *testing.T, uid string) string {
 
 // containerCgroup is where a container of a pod whose cgroup is parent must be.
 func (s setup) containerCgroup(parent, id string) string {
+	if s == onDocker {
+		return parent + "/docker-" + id + ".scope"
+	}
 	if s.driver == cgroup.Systemd {
 		return parent + "/gantry-" + id + ".scope"
 	}

@@ -57,7 +57,7 @@ func (l *launched) leftNothing(t *testing.T) {
 		t.Errorf("cgroup %s is left", l.cgroup)
 	}
 	for what, list := range map[string][]string{
-		"unit": {"systemctl", "list-units", "--all", "--plain", "--no-legend", "gantry-*.scope"}, "network namespace": {"ip", "netns"},
+		"unit": {"systemctl", "list-units", "--all", "--plain", "--no-legend", "gantry-*.scope", "docker-*.scope"}, "network namespace": {"ip", "netns"},
 		"link": {"sh", "-c", "ip -br link show type veth"}, "mount": {"sh", "-c", "grep -E '/(run|var/lib)/gantry/.*(" + l.pod + "|" + l.container + ")' /proc/self/mountinfo || true"},
 	} {
 		if left := run(t, list[0], list[1:]...); left != "" {
