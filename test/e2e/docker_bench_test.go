@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,4 +100,34 @@ func BenchmarkListsOnDocker(b *testing.B) {
 			reportMedian(b, took)
 		})
 	}
+	b.Run("idle", func(b *testing.B) {
+		holder, worker := n.Keeper()
+		pids := map[string]int{"dockerd": d.Pid(), "containerd": d.ContainerdPid(), "gantry": n.Pid(), "holder": holder, "worker": worker}
+		before := make(map[string]time.Duration)
+		for name, pid := range pids {
+			before[name] = cpuTime(b, pid)
+		}
+		for b.Loop() {
+			<-time.After(30 * time.Second)
+		}
+		for name, pid := range pids {
+			b.ReportMetric((cpuTime(b, pid)-before[name]).Seconds()*1000/float64(b.N), name+"-cpu-ms/op")
+		}
+	})
+}
+
+// cpuTime is what a process has used so far: proc_pid_stat(5) counts ticks of ten milliseconds.
+func cpuTime(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	line := node.ReadFile(b, fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
+	var ticks time.Duration
+	for _, f := range fields[11:13] { // utime, stime
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond
 }
