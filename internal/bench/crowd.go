@@ -157,8 +157,8 @@ func (g *gathering) look(ctx context.Context, to Scope) error {
 	return c.Last(ctx, to)
 }
 
-// repeat makes a call as often as it is wanted and there is time. One that takes many times as long as all
-// together may is given up, and that is said.
+// repeat makes a call as often as it is wanted and there is time. One that fails, or takes many times as long
+// as all together may, is given up, and that is said: the others are measured all the same.
 func (g *gathering) repeat(ctx context.Context, call look, to Scope) error {
 	bound := cmp.Or(g.c.Looks, looksTime)
 	within, cancel := context.WithTimeout(ctx, patience*bound)
@@ -171,11 +171,14 @@ func (g *gathering) repeat(ctx context.Context, call look, to Scope) error {
 			to.Took(call.name, time.Since(start))
 		case unimplemented(err):
 			return nil
-		case ctx.Err() == nil && within.Err() != nil:
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s: %s: %w", g.t.Name, call.name, err)
+		case within.Err() != nil:
 			to.Note(call.name + " had no answer after " + time.Since(start).Round(time.Second).String() + ".")
 			return nil
 		default:
-			return fmt.Errorf("%s: %s: %w", g.t.Name, call.name, err)
+			to.Note(call.name + " failed: " + status.Convert(err).Message() + ".")
+			return nil
 		}
 	}
 	return nil

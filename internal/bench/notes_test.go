@@ -15,7 +15,7 @@ import (
 	"gantry/internal/bench"
 )
 
-// silent is a runtime that has no answer to one call, and one to the first call it gets only later.
+// silent is a runtime that has no answer to one call, fails at another, and says at first that it is not ready.
 type silent struct {
 	many
 	cri.UnimplementedImageServiceServer
@@ -38,6 +38,10 @@ func (s *silent) ListPodSandboxStats(context.Context, *cri.ListPodSandboxStatsRe
 	return &cri.ListPodSandboxStatsResponse{}, nil
 }
 
+func (s *silent) ListPodSandbox(context.Context, *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	return nil, status.Error(codes.Internal, "it cannot be told")
+}
+
 func TestCrowdSaysWhatItDidNotGet(t *testing.T) {
 	s, results := new(silent), bench.NewResults()
 	c := &bench.Crowd{Counts: []int{40}, Launch: 1, Calls: 3, Looks: 200 * time.Millisecond}
@@ -46,7 +50,8 @@ func TestCrowdSaysWhatItDidNotGet(t *testing.T) {
 		t.Fatal(err)
 	}
 	notes := strings.Join(results.Notes(), "\n")
-	for _, want := range []string{"silent, 40 pods: 25 of 40 pods ran after ", "silent, 40 pods: ListContainerStats had no answer after "} {
+	for _, want := range []string{"silent, 40 pods: 25 of 40 pods ran after ", "silent, 40 pods: ListContainerStats had no answer after ",
+		"silent, 40 pods: ListPodSandbox failed: it cannot be told."} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no %q in\n%s", want, notes)
 		}
