@@ -88,7 +88,9 @@ It needs root, a runtime that is ready with its network (` + "`crictl info`" + `
 which is pulled if it is not there. Nothing of gantry has to run. Its pods are named ` + "`bench-N`" + ` in the namespace ` + "`bench`" + ` and are removed at
 the end: pods that run already stay as they are, but what they do spoils the figures. For CPU time and memory name the cgroup that
 the runtime, its helpers and the pods run in, with ` + "`--cgroup`" + ` and ` + "`--cgroup-parent`" + `. ` + "`--pods 0`" + ` leaves out lists at many pods,
-` + "`--host-network`" + ` the network, and ` + "`--json`" + ` prints what a program can read.
+` + "`--host-network`" + ` the network, and ` + "`--json`" + ` prints what a program can read. A call that the runtime does not answer is named in a note;
+containerd knows statistics of pods only where their cgroup has a parent, as the kubelet gives it: add ` + "`--cgroup-parent /bench`" + `,
+or a slice where its cgroup driver is systemd's.
 `
 
 // Files are the report as JSON, as Markdown, and as plots that the Markdown shows, by file name.

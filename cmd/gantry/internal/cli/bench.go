@@ -79,8 +79,14 @@ func (a *app) bench(ctx context.Context, f *benchFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(f.LogDir)) }()
 	results := bench.NewResults()
-	if err = measure(ctx, t, f, results); err != nil {
-		return err
+	err = measure(ctx, t, f, results) // what was measured before it failed is worth its time
+	return errors.Join(err, a.measured(f, results))
+}
+
+// measured prints what was measured, and what was not.
+func (a *app) measured(f *benchFlags, results *bench.Results) error {
+	for _, note := range results.Notes() {
+		fmt.Fprintln(a.err, "note:", note)
 	}
 	if !f.json {
 		return bench.Table(a.out, results.Rows())
