@@ -145,6 +145,7 @@ func (p *Pods) container(command []string, mounts ...*cri.Mount) *cri.ContainerC
 type made struct {
 	sandbox, container string
 	logPath            string
+	config             *cri.PodSandboxConfig
 }
 
 // removeTime bounds the removal of a pod, which nobody cancels.
@@ -190,6 +191,7 @@ func (t *Target) begin(ctx context.Context, p *Pods, container *cri.ContainerCon
 func (t *Target) hold(ctx context.Context, p *Pods, container *cri.ContainerConfig, timed func(string, func() error) error) (made, error) {
 	var m made
 	sandbox := p.sandbox()
+	m.config = sandbox
 	m.logPath = filepath.Join(sandbox.LogDirectory, container.LogPath)
 	err := timed("RunPodSandbox", func() error {
 		r, err := t.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: sandbox, RuntimeHandler: p.Handler})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,9 +18,9 @@ import (
 // Logs says what containers write to their logs.
 type Logs struct {
 	Pods
-	Bytes      int64 // of all containers together
-	Line       int   // bytes of a line, its newline included
-	Containers int
+	Bytes      int64         // of all containers together
+	Line       int           // bytes of a line, its newline included
+	Containers int           // all in one pod
 	Dir        string        // for the file of lines; containers get it mounted
 	Timeout    time.Duration // for the last line to appear
 }
@@ -38,22 +39,17 @@ func (t *Target) Log(ctx context.Context, l *Logs, to Scope) (err error) {
 	defer func() { _ = os.Remove(lines) }()
 	ctx, cancel := context.WithTimeout(ctx, l.Timeout)
 	defer cancel()
-	var pods []made
+	containers, err := t.writers(ctx, l, &cri.Mount{HostPath: lines, ContainerPath: "/lines", Readonly: true})
 	defer func() {
-		err = errors.Join(err, t.disperse(context.WithoutCancel(ctx), pods))
-		for _, m := range pods {
+		if len(containers) > 0 && containers[0].sandbox != "" {
+			err = errors.Join(err, t.remove(context.WithoutCancel(ctx), containers[0].sandbox))
+		}
+		for _, m := range containers {
 			_ = os.Remove(m.logPath)
 		}
 	}()
-	mount := &cri.Mount{HostPath: lines, ContainerPath: "/lines", Readonly: true}
-	for range l.Containers {
-		m, failed := t.hold(ctx, &l.Pods, l.container([]string{"cat", "/lines"}, mount), untimed)
-		if m.sandbox != "" {
-			pods = append(pods, m)
-		}
-		if failed != nil {
-			return failed
-		}
+	if err != nil {
+		return err
 	}
 	before, err := t.cpu()
 	if err != nil {
@@ -61,7 +57,7 @@ func (t *Target) Log(ctx context.Context, l *Logs, to Scope) (err error) {
 	}
 	began := time.Now()
 	var g errgroup.Group
-	for _, m := range pods {
+	for _, m := range containers {
 		g.Go(func() error {
 			if _, failed := t.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: m.container}); failed != nil {
 				return fmt.Errorf("%s: StartContainer: %w", t.Name, failed)
@@ -79,6 +75,27 @@ func (t *Target) Log(ctx context.Context, l *Logs, to Scope) (err error) {
 	after, err := t.cpu()
 	to.Add("CPU time", "s", (after - before).Seconds())
 	return err
+}
+
+// writers makes the containers, all in one pod, and starts none of them. What it returns with an error is
+// to be removed as well.
+func (t *Target) writers(ctx context.Context, l *Logs, mount *cri.Mount) ([]made, error) {
+	config := l.container([]string{"cat", "/lines"}, mount)
+	first, err := t.hold(ctx, &l.Pods, config, untimed)
+	all := []made{first}
+	for i := 1; i < l.Containers && err == nil; i++ {
+		config.Metadata.Name = fmt.Sprintf("main%d", i)
+		config.LogPath = config.Metadata.Name + "_0.log"
+		m := made{sandbox: first.sandbox, config: first.config, logPath: filepath.Join(first.config.LogDirectory, config.LogPath)}
+		var r *cri.CreateContainerResponse
+		r, err = t.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: m.sandbox, Config: config, SandboxConfig: m.config})
+		if err != nil {
+			err = fmt.Errorf("%s: CreateContainer: %w", t.Name, err)
+		}
+		m.container = r.GetContainerId()
+		all = append(all, m)
+	}
+	return all, err
 }
 
 // write makes the file that each container writes.
