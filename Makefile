@@ -118,7 +118,7 @@ crash: deps build ## kill the keeper's worker at full log speed, KILLS times
 bench: bench-deps build bench-tools ## gantry, containerd, CRI-O and Docker in turns, into docs/benchmarks: QUICK=1 in a quarter of an hour; PARTS=life,pull
 	hack/lab $(TOOLS)/bench/bench -gantry bin/gantry -containerd $(TOOLS)/bench/containerd -debian /usr/bin/containerd \
 		-crio $(TOOLS)/bench/crio -dockerd $(TOOLS)/docker/dockerd -tools $(TOOLS)/bench -out $(or $(OUT),docs/benchmarks) \
-		$(if $(QUICK),-quick -limit 13m) $(if $(PARTS),-only $(PARTS))
+		$(if $(QUICK),-quick -limit 14m) $(if $(PARTS),-only $(PARTS))
 
 .PHONY: powercut
 powercut: deps ## cut the power under pulls at CUTS random moments, and look what is there afterwards

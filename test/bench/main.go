@@ -43,7 +43,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "comma-separated `PARTS`: floors, life, exec, log, pull, crowd; all if not given")
 	flag.IntVar(&o.rounds, "rounds", 0, "at most so many rounds of each part; 0 is as many as there is time for")
 	flag.BoolVar(&o.quick, "quick", false, "fewer rounds")
-	flag.DurationVar(&o.limit, "limit", 70*time.Minute, "how long it may take to measure the runtimes")
+	flag.DurationVar(&o.limit, "limit", 72*time.Minute, "how long it may take")
 	socket := flag.String("answers", "", "serve ready answers at a unix `SOCKET`, and measure nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

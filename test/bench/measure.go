@@ -28,7 +28,7 @@ type plan struct {
 func (o *options) plan() plan {
 	if o.quick {
 		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, pullRounds: 3, logBytes: 200e6, crowds: []int{100},
-			launch: 40 * time.Second, looks: time.Second, idle: 10 * time.Second, execs: 100}
+			launch: 25 * time.Second, looks: time.Second, idle: 5 * time.Second, execs: 100}
 	}
 	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, pullRounds: 7, logBytes: 200e6, crowds: []int{100, 500},
 		launch: 2 * time.Minute, looks: 3 * time.Second, idle: 20 * time.Second, execs: 500}
@@ -38,7 +38,7 @@ func (o *options) plan() plan {
 const workers = 8
 
 // turnTime is what a turn may take however little time there is.
-const turnTime = 20 * time.Second
+const turnTime = 30 * time.Second
 
 // measurement is all that is measured, of whom.
 type measurement struct {
@@ -48,6 +48,7 @@ type measurement struct {
 	results  *bench.Results
 	load     *load
 	began    time.Time
+	left     time.Duration // for the parts, when all is set up
 }
 
 // part is one of what is measured, for one runtime and round at a time.
@@ -63,21 +64,25 @@ type part struct {
 func (m *measurement) measure(ctx context.Context) error {
 	p := m.options.plan()
 	parts := []part{
-		{"life", p.rounds, 0.36, true, m.lives},
+		{"life", p.rounds, 0.32, true, m.lives},
 		{"exec", p.logRounds, 0.05, false, func(ctx context.Context, s *server, _ int) error {
 			return s.Execs(ctx, s.pods(m.options), 50, p.execs, m.results.Scope("exec, 50 a second", s.Name))
 		}},
-		{"log", p.logRounds, 0.11, false, m.logs},
-		{"pull", p.pullRounds, 0.18, true, m.pulls},
-		{"crowd", 1, 0.3, false, m.crowd},
+		{"log", p.logRounds, 0.1, false, m.logs},
+		{"pull", p.pullRounds, 0.17, true, m.pulls},
+		{"crowd", 1, 0.36, false, m.crowd},
+	}
+	m.left = m.options.limit - time.Since(m.began)
+	parts = slices.DeleteFunc(parts, func(p part) bool { return !m.options.wants(p.name) })
+	shares := 0.0
+	for _, part := range parts {
+		shares += part.share
 	}
 	if err := m.save(); err != nil { // what was measured before
 		return err
 	}
 	for _, part := range parts {
-		if !m.options.wants(part.name) {
-			continue
-		}
+		part.share /= shares // of those that are wanted
 		if err := m.rounds(ctx, part); err != nil {
 			return err
 		}
@@ -88,8 +93,7 @@ func (m *measurement) measure(ctx context.Context) error {
 // rounds does a part as often as there is time for. No round begins that would end after the part's share of
 // the time, as far as the one before can tell; but each is done once.
 func (m *measurement) rounds(ctx context.Context, p part) error {
-	share := time.Duration(p.share * float64(m.options.limit))
-	end := time.Now().Add(share)
+	end := time.Now().Add(time.Duration(p.share * float64(m.left)))
 	var longest time.Duration
 	if m.options.rounds > 0 {
 		p.rounds = min(p.rounds, m.options.rounds)
@@ -106,10 +110,11 @@ func (m *measurement) rounds(ctx context.Context, p part) error {
 		})
 		for i := range all {
 			s := all[(i+round)%len(all)] // nobody is always first
-			bound := max(turnTime, share/time.Duration(len(all)))
-			if round > 0 {
-				bound = min(bound, max(turnTime, time.Until(end)))
+			bound := time.Until(end)
+			if round == 0 {
+				bound /= time.Duration(len(all) - i)
 			}
+			bound = max(turnTime, bound)
 			if err := m.turn(ctx, p, s, turn{round, bound}); err != nil {
 				return err
 			}
