@@ -54,7 +54,8 @@ func TestDockerUnderSystemd(t *testing.T) {
 	l := onDocker.launch(t, n, "echo to the log; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; sleep 100000", func(_ *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) {
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{
 			CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 64 << 20, CpusetCpus: "1",
-			Unified: map[string]string{"pids.max": "77"},
+			// The kubelet asks for the last two of every container: Docker has no word for one of them.
+			Unified: map[string]string{"pids.max": "77", "memory.swap.max": "1048576", "memory.oom.group": "1"},
 		}
 	})
 	config, err := n.Runtime.RuntimeConfig(n.Context(), &runtimeapi.RuntimeConfigRequest{})
@@ -69,7 +70,8 @@ func TestDockerUnderSystemd(t *testing.T) {
 		t.Errorf("the pause container's process is not in %s", pause)
 	}
 	l.has(t, map[string]string{ // runc since 1.3 makes 1024 shares a weight of 100, and 512 one of 59
-		"cpu.max": "50000 100000", "cpu.weight": "59", "memory.max": "67108864", "memory.swap.max": "0", "pids.max": "77", "cpuset.cpus": "1",
+		"cpu.max": "50000 100000", "cpu.weight": "59", "memory.max": "67108864", "pids.max": "77", "cpuset.cpus": "1",
+		"memory.swap.max": "1048576", "memory.oom.group": "1",
 	})
 	_, err = n.Runtime.UpdateContainerResources(n.Context(), &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: l.container,
@@ -78,8 +80,9 @@ func TestDockerUnderSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resized := map[string]string{"cpu.max": "80000 100000", "cpu.weight": "100", "memory.max": "100663296", "pids.max": "77"}
+	resized := map[string]string{"cpu.max": "80000 100000", "cpu.weight": "100", "memory.max": "100663296", "memory.swap.max": "1048576", "pids.max": "77"}
 	l.has(t, resized)
+	l.has(t, map[string]string{"memory.oom.group": "1"}) // until systemd writes its own: docs/cgroup2.md
 	run(t, "systemctl", "daemon-reload")
 	l.has(t, resized)
 
