@@ -88,7 +88,7 @@ func (r *recorded) shims(t *testing.T) (n int) {
 }
 
 // quiet is for how long nothing may happen on a node where nobody does anything.
-const quiet = 15 * time.Second
+const quiet = 10 * time.Second
 
 // TestIdleDockerIsLeftAlone is a node with pods where nothing happens.
 func TestIdleDockerIsLeftAlone(t *testing.T) {
