@@ -15,12 +15,13 @@ const (
 	plotGap     = 9  // between metrics
 	plotHead    = 48 // title and legend
 	plotValue   = 90 // for the figure behind a bar
-	plotLegend  = 110
+	plotLegend  = 34 // beside a name in the legend
+	plotLetter  = 6  // of a name, about
 	plotPadding = 10
 )
 
 // colours tell runtimes apart, also for those who do not tell red from green.
-var colours = []string{"#0072b2", "#e69f00", "#56b4e9", "#999999", "#cc79a7"}
+var colours = []string{"#0072b2", "#e69f00", "#56b4e9", "#999999", "#cc79a7", "#009e73"}
 
 // plot draws the figures in milliseconds of a case as bars, each metric to a scale of its own, with a
 // line from the low to the high of each. It returns nil where there is nothing to compare.
@@ -32,13 +33,10 @@ func plot(title string, all []Row) []byte {
 	}
 	height := plotHead + len(metrics)*(len(names)*plotBar+plotGap) + plotPadding
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n", plotWidth, height)
+	key, width := legend(names)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n", max(plotWidth, width), height)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/><text x="%d" y="18" font-size="14">%s</text>`+"\n", plotPadding, html.EscapeString(title))
-	for i, n := range names {
-		x := plotPadding + i*plotLegend
-		fmt.Fprintf(&b, `<rect x="%d" y="27" width="10" height="10" fill="%s"/><text x="%d" y="36">%s</text>`+"\n",
-			x, colours[i%len(colours)], x+14, html.EscapeString(n))
-	}
+	b.WriteString(key)
 	y := plotHead
 	for _, m := range metrics {
 		largest := 0.0
@@ -59,6 +57,17 @@ func plot(title string, all []Row) []byte {
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
+}
+
+// legend is what colours say, and how wide that is.
+func legend(names []string) (svg string, width int) {
+	x := plotPadding
+	for i, n := range names {
+		svg += fmt.Sprintf(`<rect x="%d" y="27" width="10" height="10" fill="%s"/><text x="%d" y="36">%s</text>`+"\n",
+			x, colours[i%len(colours)], x+14, html.EscapeString(n))
+		x += plotLegend + plotLetter*len(n)
+	}
+	return svg, x
 }
 
 func bar(b *bytes.Buffer, r Row, colour string, y int, scale float64) {
