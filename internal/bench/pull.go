@@ -18,17 +18,16 @@ import (
 const (
 	PullTime   = "until every image is there"
 	PullCPU    = "CPU time"
-	PullMemory = "memory, at most above rest"
+	PullMemory = "memory at most"
 )
 
 // Pull pulls images that the runtime does not have, all at once, and removes them again. It adds how long
 // it took until the last call returned and, where the cgroup is known, the CPU time of everything the
-// runtime ran and the memory that its processes used more than before: the sum of their largest resident
-// sets, without those of processes that have ended since.
+// runtime ran and the sum of the largest resident sets of its processes meanwhile, but for those that have
+// ended.
 func (t *Target) Pull(ctx context.Context, refs []string, to Scope) error {
 	unix.Sync() // what others wrote is not this pull's to write
-	resident, err := t.reset()
-	if err != nil {
+	if err := t.reset(); err != nil {
 		return err
 	}
 	before, err := t.cpu()
@@ -49,7 +48,7 @@ func (t *Target) Pull(ctx context.Context, refs []string, to Scope) error {
 	took := time.Since(began)
 	if err == nil {
 		to.Add(PullTime, "s", took.Seconds())
-		err = t.pulled(before, resident, to)
+		err = t.pulled(before, to)
 	}
 	for _, ref := range refs {
 		spec := &cri.ImageSpec{Image: ref}
@@ -61,7 +60,7 @@ func (t *Target) Pull(ctx context.Context, refs []string, to Scope) error {
 }
 
 // pulled adds what a pull needed.
-func (t *Target) pulled(before time.Duration, resident int64, to Scope) error {
+func (t *Target) pulled(before time.Duration, to Scope) error {
 	if t.Cgroup == nil {
 		return nil
 	}
@@ -71,25 +70,21 @@ func (t *Target) pulled(before time.Duration, resident int64, to Scope) error {
 	}
 	to.Add(PullCPU, "s", (after - before).Seconds())
 	most, err := t.sum("VmHWM")
-	to.Add(PullMemory, "MiB", float64(most-resident)/1024)
+	to.Add(PullMemory, "MiB RSS", float64(most)/1024)
 	return err
 }
 
-// reset makes the kernel forget how much memory the runtime's processes once had and returns what they
-// have, in KiB; 0 for a runtime whose cgroup is not known.
-func (t *Target) reset() (int64, error) {
+// reset makes the kernel forget how much memory the runtime's processes once had.
+func (t *Target) reset() error {
 	if t.Cgroup == nil {
-		return 0, nil
+		return nil
 	}
 	pids, err := t.own()
-	if err != nil {
-		return 0, err
-	}
 	for _, pid := range pids {
 		// 5 resets the largest resident set: proc_pid_clear_refs(5). A process may have ended.
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 	}
-	return t.sum("VmRSS")
+	return err
 }
 
 // sum adds up a line of the status of the runtime's processes, in KiB.
