@@ -73,8 +73,8 @@ OCI runtime alone, can do, measured on its own.
 Every runtime has a cgroup and namespaces of its own. *CPU time* is that of the whole cgroup: of the daemon, its helpers, shims,
 plugins and OCI runtimes, and of the pods. Images come by plain HTTP from a registry in the benchmark's process, which counts for nobody.
 gantry syncs an image to the disk before it says that it is there, as it does when installed; its peers do not, so *gantry, no sync*
-stands beside them. Peers run with their own defaults but for the paths, the network (CNI's bridge, host-local and portmap), and
-what they pull without a registry of the world. ` + "`make docker-tools`" + ` and Debian's containerd package add their columns; what is not
+stands beside them. Peers run with their own defaults but for paths, the network (CNI's bridge, host-local and portmap) and NRI, which is
+off there; CRI-O runs crun as gantry does, containerd and Docker run runc. ` + "`make docker-tools`" + ` and Debian's containerd package add their columns; what is not
 there is left out and named. ` + "`make bench QUICK=1`" + ` takes a quarter of an hour, the whole an hour and a quarter at most, and
 ` + "`make bench PARTS=life,pull`" + ` measures a part.
 

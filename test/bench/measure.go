@@ -48,14 +48,13 @@ type measurement struct {
 	results  *bench.Results
 	load     *load
 	began    time.Time
-	left     time.Duration // for the parts, when all is set up
 }
 
 // part is one of what is measured, for one runtime and round at a time.
 type part struct {
 	name   string
 	rounds int
-	share  float64 // of the time there is
+	share  float64 // of the time there is, beside those of the parts to come
 	both   bool    // gantry on CNI is in it too
 	do     func(ctx context.Context, s *server, round int) error
 }
@@ -64,15 +63,14 @@ type part struct {
 func (m *measurement) measure(ctx context.Context) error {
 	p := m.options.plan()
 	parts := []part{
-		{"life", p.rounds, 0.32, true, m.lives},
+		{"life", p.rounds, 0.3, true, m.lives},
 		{"exec", p.logRounds, 0.05, false, func(ctx context.Context, s *server, _ int) error {
 			return s.Execs(ctx, s.pods(m.options), 50, p.execs, m.results.Scope("exec, 50 a second", s.Name))
 		}},
-		{"log", p.logRounds, 0.1, false, m.logs},
+		{"log", p.logRounds, 0.12, false, m.logs},
 		{"pull", p.pullRounds, 0.17, true, m.pulls},
 		{"crowd", 1, 0.36, false, m.crowd},
 	}
-	m.left = m.options.limit - time.Since(m.began)
 	parts = slices.DeleteFunc(parts, func(p part) bool { return !m.options.wants(p.name) })
 	shares := 0.0
 	for _, part := range parts {
@@ -82,25 +80,26 @@ func (m *measurement) measure(ctx context.Context) error {
 		return err
 	}
 	for _, part := range parts {
-		part.share /= shares // of those that are wanted
-		if err := m.rounds(ctx, part); err != nil {
+		left := float64(m.options.limit - time.Since(m.began))
+		if err := m.rounds(ctx, part, time.Duration(left*part.share/shares)); err != nil {
 			return err
 		}
+		shares -= part.share
 	}
 	return nil
 }
 
-// rounds does a part as often as there is time for. No round begins that would end after the part's share of
-// the time, as far as the one before can tell; but each is done once.
-func (m *measurement) rounds(ctx context.Context, p part) error {
-	end := time.Now().Add(time.Duration(p.share * float64(m.left)))
+// rounds does a part as often as there is time for. No round begins of which more than half would be after
+// that, as far as those before can tell; but each part is done once.
+func (m *measurement) rounds(ctx context.Context, p part, share time.Duration) error {
+	end := time.Now().Add(share)
 	var longest time.Duration
 	if m.options.rounds > 0 {
 		p.rounds = min(p.rounds, m.options.rounds)
 	}
 	for round := range p.rounds {
 		began := time.Now()
-		if round > 0 && began.Add(longest).After(end) {
+		if round > 0 && began.Add(longest/2).After(end) {
 			progress("%s: no time for more than %d rounds of %d", p.name, round, p.rounds)
 			break
 		}
