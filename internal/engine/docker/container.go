@@ -87,6 +87,7 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 		e.objects.change(key, func(o *object) { o.started = true })
 	}
 	if err = e.writeFiles(is); err != nil {
+		e.killing(key)
 		return engine.Started{}, undo(ctx, err, func(ctx context.Context) error { return e.kill(ctx, is.id, "SIGKILL") })
 	}
 	c, err := e.inspect(ctx, is.id)
@@ -132,6 +133,9 @@ func (e *Engine) SignalContainer(ctx context.Context, key pod.Key, s engine.Sign
 	is, err := e.find(ctx, key)
 	if err != nil {
 		return err
+	}
+	if signal == unix.SIGKILL {
+		e.killing(key)
 	}
 	if !s.All || is.cgroup == "" {
 		return e.kill(ctx, is.id, s.Name)

@@ -51,3 +51,6 @@ func (s *Images) AgeUsage(by time.Duration) {
 
 // UseCgroups has the engine take the cgroups of f.
 func (e *Engine) UseCgroups(f *cgroup.FS) { e.cgroups = f }
+
+// OOMWait is how long an exit waits for the word that it was an OOM kill.
+const OOMWait = oomWait

@@ -22,6 +22,7 @@ type object struct {
 	files map[string]string
 	// started says that it was let go: Docker would run a container that has ended once more.
 	started bool
+	killed  bool      // a SIGKILL was sent to it from here
 	exit    *pod.Exit // once it has ended
 }
 

@@ -143,6 +143,7 @@ func (e *Engine) Watch(ctx context.Context) (<-chan engine.Event, error) {
 		return nil, err
 	}
 	w := &watcher{engine: e, out: make(chan engine.Event), told: make(map[pod.Key]bool)}
+	w.held, w.late = make(map[pod.Key]pod.Exit), make(chan pod.Key)
 	woken := e.daemon.woken()
 	go func() {
 		defer close(w.out)
@@ -183,6 +184,9 @@ type watcher struct {
 	engine *Engine
 	out    chan engine.Event
 	told   map[pod.Key]bool
+
+	held map[pod.Key]pod.Exit // that may be OOM kills: see oom.go
+	late chan pod.Key         // of held, to be told as they are
 }
 
 func (w *watcher) run(ctx context.Context, stream client.EventsResult, inv engine.Inventory, woken <-chan struct{}) {
@@ -195,6 +199,10 @@ func (w *watcher) run(ctx context.Context, stream client.EventsResult, inv engin
 		select {
 		case m := <-stream.Messages:
 			if !w.message(ctx, &m) {
+				return
+			}
+		case key := <-w.late:
+			if !w.release(ctx, key, false) {
 				return
 			}
 		case err := <-stream.Err:
@@ -219,9 +227,13 @@ func (w *watcher) message(ctx context.Context, m *events.Message) bool {
 		return true
 	}
 	if m.Action == events.ActionOOM {
-		return w.send(ctx, engine.Event{Key: key})
+		return w.send(ctx, engine.Event{Key: key}) && w.release(ctx, key, true)
 	}
 	exit := w.engine.exited(ctx, key, m)
+	if w.engine.mayBeOOM(key, exit) && !w.told[key] {
+		w.hold(ctx, key, exit)
+		return true
+	}
 	return w.exit(ctx, key, exit)
 }
 
@@ -230,6 +242,7 @@ func (w *watcher) exit(ctx context.Context, key pod.Key, exit pod.Exit) bool {
 		return true
 	}
 	w.told[key] = true
+	w.engine.objects.change(key, func(o *object) { o.exit = &exit })
 	return w.send(ctx, engine.Event{Key: key, Exit: &exit})
 }
 
@@ -255,6 +268,5 @@ func (e *Engine) exited(ctx context.Context, key pod.Key, m *events.Message) pod
 	if c, err := e.inspect(ctx, m.Actor.ID); err == nil && hasEnded(c.State) {
 		exit = *exitOf(c.State)
 	}
-	e.objects.change(key, func(o *object) { o.exit = &exit })
 	return exit
 }
