@@ -162,7 +162,8 @@ func (m *Manager) resize(ctx context.Context, c *containerEntry, r *pod.Resource
 	if s := c.now.Load().State; s != pod.ContainerCreated && s != pod.ContainerRunning {
 		return fmt.Errorf("container %s is %s: %w", c.key.Short(), s, errEnded)
 	}
-	if err := c.pod.engine.UpdateContainer(ctx, c.key, r); err != nil {
+	update := r.PairedWith(&c.now.Load().Spec.Resources)
+	if err := c.pod.engine.UpdateContainer(ctx, c.key, &update); err != nil {
 		return fmt.Errorf("update container: %w", err)
 	}
 	return c.change(func(is *pod.Container) (*pod.Container, error) {

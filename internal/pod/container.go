@@ -165,6 +165,21 @@ func (r *Resources) SwapBound() (bytes int64, file bool) {
 	return cmp.Or(r.MemorySwapLimit, r.MemoryLimit), false
 }
 
+// PairedWith returns an update r of is with both of the limits of memory and swap if it has one: runtimes write the two
+// together, and would take the one that is left out for none.
+func (r Resources) PairedWith(is *Resources) Resources {
+	swap := r.Unified[MemorySwapMax]
+	switch has := is.Unified[MemorySwapMax]; {
+	case swap != "" && r.MemoryLimit == 0:
+		r.MemoryLimit = is.MemoryLimit
+	case swap == "" && has != "" && r.MemoryLimit != 0 && r.MemorySwapLimit == 0:
+		unified := map[string]string{MemorySwapMax: has}
+		maps.Copy(unified, r.Unified)
+		r.Unified = unified
+	}
+	return r
+}
+
 // HugepageLimit bounds one page size, written as in "2MB" or "1GB".
 type HugepageLimit struct {
 	PageSize string `json:"pageSize"`

@@ -66,3 +66,33 @@ func TestSwapBound(t *testing.T) {
 		}
 	}
 }
+
+func TestPairedWith(t *testing.T) {
+	unified := func(pairs ...string) map[string]string {
+		all := map[string]string{}
+		for i := 0; i < len(pairs); i += 2 {
+			all[pairs[i]] = pairs[i+1]
+		}
+		return all
+	}
+	is := pod.Resources{MemoryLimit: 100, Unified: unified(pod.MemorySwapMax, "30")}
+	for rule, tt := range map[string]struct{ update, want pod.Resources }{
+		"CPUs alone stay alone":         {pod.Resources{CPUQuota: 5}, pod.Resources{CPUQuota: 5}},
+		"memory takes its swap along":   {pod.Resources{MemoryLimit: 200}, pod.Resources{MemoryLimit: 200, Unified: unified(pod.MemorySwapMax, "30")}},
+		"swap takes its memory along":   {pod.Resources{Unified: unified(pod.MemorySwapMax, "0")}, pod.Resources{MemoryLimit: 100, Unified: unified(pod.MemorySwapMax, "0")}},
+		"both are both":                 {pod.Resources{MemoryLimit: 200, Unified: unified(pod.MemorySwapMax, "0")}, pod.Resources{MemoryLimit: 200, Unified: unified(pod.MemorySwapMax, "0")}},
+		"another way of saying is said": {pod.Resources{MemoryLimit: 200, MemorySwapLimit: 300}, pod.Resources{MemoryLimit: 200, MemorySwapLimit: 300}},
+		"other files stay": {
+			pod.Resources{MemoryLimit: 200, Unified: unified("memory.high", "9")},
+			pod.Resources{MemoryLimit: 200, Unified: unified("memory.high", "9", pod.MemorySwapMax, "30")},
+		},
+	} {
+		if d := cmp.Diff(tt.want, tt.update.PairedWith(&is)); d != "" {
+			t.Errorf("%s: %s", rule, d)
+		}
+	}
+	none := pod.Resources{MemoryLimit: 200}
+	if d := cmp.Diff(none, none.PairedWith(&pod.Resources{MemoryLimit: 100})); d != "" {
+		t.Errorf("where nothing was said of swap: %s", d)
+	}
+}

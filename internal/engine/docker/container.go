@@ -183,7 +183,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, r *pod.Resour
 	if err != nil {
 		return err
 	}
-	is.files = n.files(r)
+	is.files = n.filesWith(is.files, r)
 	e.objects.change(key, func(o *object) { o.files = is.files })
 	return e.writeFiles(is)
 }

@@ -26,6 +26,17 @@ func (n *node) files(r *pod.Resources) map[string]string {
 	return rest
 }
 
+// filesWith are files after an update. All of them are written then: Docker's own update has systemd write its values.
+func (n *node) filesWith(files map[string]string, update *pod.Resources) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, files)
+	if _, told := update.SwapBound(); told && n.swap {
+		delete(all, pod.MemorySwapMax)
+	}
+	maps.Copy(all, n.files(update))
+	return all
+}
+
 func encodeFiles(files map[string]string) string {
 	if len(files) == 0 {
 		return ""
