@@ -28,7 +28,7 @@ type plan struct {
 func (o *options) plan() plan {
 	if o.quick {
 		return plan{rounds: 8, lives: 5, parallel: 24, logRounds: 3, pullRounds: 3, logBytes: 200e6, crowds: []int{100},
-			launch: 25 * time.Second, looks: time.Second, idle: 5 * time.Second, execs: 100}
+			launch: 40 * time.Second, looks: time.Second, idle: 5 * time.Second, execs: 100}
 	}
 	return plan{rounds: 15, lives: 8, parallel: 48, logRounds: 7, pullRounds: 7, logBytes: 200e6, crowds: []int{100, 500},
 		launch: 2 * time.Minute, looks: 3 * time.Second, idle: 20 * time.Second, execs: 500}
@@ -229,8 +229,12 @@ func (m *measurement) pulls(ctx context.Context, s *server, _ int) error {
 // cost is not to be that of the next.
 func (m *measurement) crowd(ctx context.Context, s *server, _ int) error {
 	p := m.options.plan()
+	launch := p.launch
+	if end, ok := ctx.Deadline(); ok {
+		launch = min(launch, time.Until(end)/2) // what was not looked at was launched for nothing
+	}
 	c := &bench.Crowd{
-		Pods: *s.pods(m.options), Counts: p.crowds, Launch: p.launch, Idle: p.idle, Calls: 50, Looks: p.looks, Events: 10, Leave: true,
+		Pods: *s.pods(m.options), Counts: p.crowds, Launch: launch, Idle: p.idle, Calls: 50, Looks: p.looks, Events: 10, Leave: true,
 	}
 	c.Last = func(ctx context.Context, to bench.Scope) error {
 		took, err := s.restart(ctx)
