@@ -131,12 +131,14 @@ func callFloors(ctx context.Context, dir string, times int, to bench.Scope) (err
 			return failed
 		}},
 	} {
-		for range times {
+		for i := range 10 * times {
 			began := time.Now()
 			if err = call.do(); err != nil {
 				return err
 			}
-			to.Took(call.name, time.Since(began))
+			if i >= times { // both sides know each other by then
+				to.Took(call.name, time.Since(began))
+			}
 		}
 	}
 	kib, err := bench.Proportional(server.Process.Pid)

@@ -49,6 +49,22 @@ func floors(ctx context.Context, m *measurement) error {
 	return errors.Join(callFloors(ctx, dir, times, to), logFloor(dir, o.plan().logBytes, to), pullFloor(ctx, m, dir, to))
 }
 
+// limitsAgain measures the limits of a pod's life once more, a few times: between the runtimes' turns, when the
+// machine is as they find it.
+func limitsAgain(ctx context.Context, m *measurement, round int) error {
+	dir, to := filepath.Join(m.options.dir, "floors"), m.results.Scope(bench.LimitCase, bench.Limit)
+	const times = 5
+	for i := range times {
+		if err := errors.Join(runtimeFloor(ctx, dir, "crun", again+times*round+i, to), kernelFloors(ctx, dir, to)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// again is the number of the first container of limits that are measured again.
+const again = 1000
+
 // bundle makes an OCI bundle with a shell.
 func bundle(ctx context.Context, dir string) error {
 	bin := filepath.Join(dir, "rootfs", "bin")
