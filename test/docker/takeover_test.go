@@ -191,7 +191,7 @@ func asLeft(t *testing.T, n *node.Node, d *labdocker.Daemon, r relics) {
 		c.Metadata.Attempt != 1 || c.PodSandboxId != r.pause {
 		t.Errorf("the running container is %v", c)
 	}
-	if s := n.Container(r.exited); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 3 || s.FinishedAt <= s.StartedAt ||
+	if s := n.Container(r.exited); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 3 || s.FinishedAt < s.StartedAt || s.StartedAt == 0 ||
 		time.Since(time.Unix(0, s.FinishedAt)) > time.Hour {
 		t.Errorf("the container that had ended is %v", s)
 	}
