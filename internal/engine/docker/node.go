@@ -30,7 +30,6 @@ type node struct {
 	oomScore int // nothing may have a lower oom_score_adj
 	apparmor bool
 	selinux  bool
-	seccomp  bool
 	remapped bool // the daemon maps users' ids
 	swap     bool // swap can be limited
 }
@@ -73,7 +72,7 @@ func nodeOf(info system.Info, api string, oomScore int) (*node, error) {
 	}
 	return &node{
 		driver: driver, cgroupV2: info.CgroupVersion == "2", api: api, info: info, oomScore: oomScore,
-		apparmor: has("apparmor"), selinux: has("selinux"), seccomp: has("seccomp"), remapped: has("userns"),
+		apparmor: has("apparmor"), selinux: has("selinux"), remapped: has("userns"),
 		swap: info.SwapLimit,
 	}, nil
 }

@@ -56,18 +56,12 @@ func (e *Engine) pauseImage(ctx context.Context) (string, error) {
 
 // createPause creates a pause container. Where somebody has removed its image, which was there, that is
 // looked for again.
-func (e *Engine) createPause(ctx context.Context, n *node, key pod.Key, opts client.ContainerCreateOptions) (id string, made bool, err error) {
+func (e *Engine) createPause(ctx context.Context, key pod.Key, opts client.ContainerCreateOptions) (id string, made bool, err error) {
 	for range 2 {
-		wanted := opts
 		if opts.Config.Image, err = e.pauseImage(ctx); err != nil {
 			return "", false, err
 		}
-		if opts.Config.Image == builtinPause {
-			if wanted.HostConfig, err = n.filterPause(opts.HostConfig); err != nil {
-				return "", false, err
-			}
-		}
-		id, made, err = e.create(ctx, key, wanted)
+		id, made, err = e.create(ctx, key, opts)
 		if !errdefs.IsNotFound(err) {
 			break
 		}

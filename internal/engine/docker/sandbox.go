@@ -53,7 +53,7 @@ func (e *Engine) CreateSandbox(ctx context.Context, spec *pod.SandboxSpec, _ eng
 	if err = e.limit(node, spec); err != nil {
 		return engine.Made{}, err
 	}
-	made, err := e.runPause(ctx, node, spec, opts)
+	made, err := e.runPause(ctx, spec, opts)
 	if err != nil {
 		return engine.Made{}, undo(ctx, err, func(ctx context.Context) error { return e.RemoveSandbox(ctx, spec.Key) })
 	}
@@ -109,10 +109,8 @@ func (n *node) pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, erro
 
 // runPause makes the pause container, starts it and pins its network namespace. Each is found done
 // when an earlier try did it.
-func (e *Engine) runPause(
-	ctx context.Context, n *node, spec *pod.SandboxSpec, opts client.ContainerCreateOptions,
-) (engine.Made, error) {
-	id, fresh, err := e.createPause(ctx, n, spec.Key, opts)
+func (e *Engine) runPause(ctx context.Context, spec *pod.SandboxSpec, opts client.ContainerCreateOptions) (engine.Made, error) {
+	id, fresh, err := e.createPause(ctx, spec.Key, opts)
 	if err != nil {
 		return engine.Made{}, err
 	}
