@@ -60,6 +60,7 @@ type KeeperStreams interface {
 
 // KeeperObserver tells what the keeper has and what happens.
 type KeeperObserver interface {
+	Ping(ctx context.Context) error
 	List(ctx context.Context) ([]keeper.State, error)
 	Watch(ctx context.Context) (<-chan keeper.Event, error)
 }
@@ -189,7 +190,7 @@ func (e *Engine) Status(ctx context.Context) error {
 	if err := ociruntime.Check(r.Path); err != nil {
 		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
-	if _, err := e.opts.Keeper.List(ctx); err != nil {
+	if err := e.opts.Keeper.Ping(ctx); err != nil { // what its containers are is not asked: there may be many
 		return fmt.Errorf("keeper: %w", err)
 	}
 	return e.runsHere(ctx, r)
