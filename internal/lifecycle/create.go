@@ -230,8 +230,8 @@ func (m *Manager) undoContainer(ctx context.Context, op Op, c *containerEntry) e
 		return err
 	}
 	if op == OpUndoContainer {
-		if err := removeEmptyLog(c); err != nil {
-			return err
+		if err := removeEmptyLog(c); err != nil { // it must not hold up the rest
+			m.log.Warn("the log of a container that never was stays", "container", c.key, "error", err)
 		}
 	}
 	if err := c.forget(func() error { return m.journal.DeleteContainer(c.key) }); err != nil {
@@ -258,21 +258,15 @@ func removeEmptyLog(c *containerEntry) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove the log: %w", err)
+		return err
 	}
 	defer func() { _ = root.Close() }()
-	name, err := filepath.Rel("/", filepath.Clean("/"+spec.LogName))
-	if err != nil {
-		return fmt.Errorf("remove the log: %w", err)
-	}
+	name := filepath.Clean("/" + spec.LogName)[1:]
 	info, err := root.Lstat(name)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > 0 { // what is not there, or not ours, stays as it is
 		return nil
 	}
-	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the log: %w", err)
-	}
-	return nil
+	return root.Remove(name)
 }
 
 // undoContainerLater repeats undoContainer until it succeeds.
