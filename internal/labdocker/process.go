@@ -78,11 +78,16 @@ address = %q
 address = %q
 `
 
+// ContainerdConfig is the configuration of the containerd behind a dockerd, with its files in root and
+// state and its socket.
+func ContainerdConfig(root, state, socket string) string {
+	return fmt.Sprintf(containerdConfig, root, state, socket, socket+".ttrpc")
+}
+
 func (d *Daemon) startContainerd() {
 	d.t.Helper()
 	config := filepath.Join(d.Root, "containerd.toml")
-	text := fmt.Sprintf(containerdConfig, filepath.Join(d.Root, "containerd"), filepath.Join(d.Run, "containerd"),
-		d.containerdSocket(), d.containerdSocket()+".ttrpc")
+	text := ContainerdConfig(filepath.Join(d.Root, "containerd"), filepath.Join(d.Run, "containerd"), d.containerdSocket())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		d.t.Fatal(err)
 	}

@@ -2,23 +2,10 @@ package main
 
 import (
 	"debug/buildinfo"
-	"fmt"
 	"path/filepath"
-)
 
-// dockerContainerd is the configuration of the containerd behind dockerd.
-const dockerContainerd = `version = 2
-root = %q
-state = %q
-oom_score = 0
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
-  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs"]
-[grpc]
-address = %q
-[ttrpc]
-address = %q
-`
+	"gantry/internal/labdocker"
+)
 
 // docker is gantry with the pods on a Docker Engine, whose daemons are in the same cgroup.
 func docker(o *options, _ *registry) (setup, error) {
@@ -27,8 +14,8 @@ func docker(o *options, _ *registry) (setup, error) {
 		return setup{}, err
 	}
 	containers, api := filepath.Join(p.state, "containerd.sock"), filepath.Join(p.state, "docker.sock")
-	file, err := p.write("containerd.toml", fmt.Sprintf(dockerContainerd, filepath.Join(p.dir, "containerd"),
-		filepath.Join(p.state, "containerd"), containers, containers+".ttrpc"))
+	file, err := p.write("containerd.toml", labdocker.ContainerdConfig(filepath.Join(p.dir, "containerd"),
+		filepath.Join(p.state, "containerd"), containers))
 	if err != nil {
 		return setup{}, err
 	}
