@@ -87,8 +87,7 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 		e.objects.change(key, func(o *object) { o.started = true })
 	}
 	if err = e.writeFiles(is); err != nil {
-		e.killing(key)
-		return engine.Started{}, undo(ctx, err, func(ctx context.Context) error { return e.kill(ctx, is.id, "SIGKILL") })
+		return engine.Started{}, undo(ctx, err, func(ctx context.Context) error { return e.kill(ctx, key, is.id, "SIGKILL") })
 	}
 	c, err := e.inspect(ctx, is.id)
 	if err != nil {
@@ -114,7 +113,10 @@ func (e *Engine) start(ctx context.Context, id string) error {
 }
 
 // kill sends a signal to the main process. One that has ended, or is gone, is no error.
-func (e *Engine) kill(ctx context.Context, id, signal string) error {
+func (e *Engine) kill(ctx context.Context, key pod.Key, id, signal string) error {
+	if n, bad := (engine.Signal{Name: signal}).Number(); bad == nil && n == unix.SIGKILL {
+		e.objects.change(key, func(o *object) { o.killed = true })
+	}
 	_, err := call(ctx, e.daemon, func(ctx context.Context) (client.ContainerKillResult, error) {
 		return e.daemon.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal})
 	})
@@ -134,16 +136,13 @@ func (e *Engine) SignalContainer(ctx context.Context, key pod.Key, s engine.Sign
 	if err != nil {
 		return err
 	}
-	if signal == unix.SIGKILL {
-		e.killing(key)
-	}
 	if !s.All || is.cgroup == "" {
-		return e.kill(ctx, is.id, s.Name)
+		return e.kill(ctx, key, is.id, s.Name)
 	}
 	if signal != unix.SIGKILL {
 		return e.signalAll(is.cgroup, signal)
 	}
-	if err := e.kill(ctx, is.id, s.Name); err != nil {
+	if err := e.kill(ctx, key, is.id, s.Name); err != nil {
 		return err
 	}
 	// What shares the pod's PID namespace outlives the main process.

@@ -25,9 +25,6 @@ func (e *Engine) mayBeOOM(key pod.Key, exit pod.Exit) bool {
 	return ok && is.exit == nil && !is.killed && exit.Code == killedCode && !exit.OOMKilled
 }
 
-// killing notes that a container's end by SIGKILL is ours.
-func (e *Engine) killing(key pod.Key) { e.objects.change(key, func(o *object) { o.killed = true }) }
-
 // hold keeps an exit back. One that is still held when the watch ends is found by the next, as all are.
 func (w *watcher) hold(ctx context.Context, key pod.Key, exit pod.Exit) {
 	w.held[key] = exit

@@ -204,8 +204,7 @@ func (e *Engine) StopSandbox(ctx context.Context, key pod.Key) error {
 	switch {
 	case err == nil && is.exit != nil:
 	case err == nil:
-		e.killing(key)
-		err = e.kill(ctx, is.id, "SIGKILL")
+		err = e.kill(ctx, key, is.id, "SIGKILL")
 	case errdefs.IsNotFound(err):
 		err = nil
 	}
