@@ -107,43 +107,41 @@ func bigImage(name string) (v1.Image, error) {
 }
 
 func diskEviction(s *suite) {
-	s.apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: hog}
-spec:
-  terminationGracePeriodSeconds: 1
-  volumes: [{name: data, emptyDir: {}}]
-  containers:
-  - name: main
-    image: $BUSYBOX
-    command: [sh, -c, "dd if=/dev/zero of=/d/x bs=1M count=1400; exec sleep 1000"]
-    volumeMounts: [{name: data, mountPath: /d}]
-`)
-	s.evicted("hog", "ephemeral-storage")
-	s.kubectl("delete", "pod", "hog")
-	s.relieved(corev1.NodeDiskPressure)
-	s.takesPods("after-disk")
+	s.filled("disk", "{}", 1400)
+	s.evictedAndRelieved("disk", "ephemeral-storage", corev1.NodeDiskPressure)
 }
 
 func memoryEviction(s *suite) {
-	s.apply(`
+	s.filled("memory", "{medium: Memory}", 560)
+	s.evictedAndRelieved("memory", "memory", corev1.NodeMemoryPressure)
+}
+
+// filled starts a pod that writes so many MiB into an emptyDir.
+func (s *suite) filled(name, emptyDir string, mebibytes int) {
+	s.t.Helper()
+	s.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: eater}
+metadata: {name: %s}
 spec:
   terminationGracePeriodSeconds: 1
-  volumes: [{name: mem, emptyDir: {medium: Memory}}]
+  volumes: [{name: data, emptyDir: %s}]
   containers:
   - name: main
     image: $BUSYBOX
-    command: [sh, -c, "dd if=/dev/zero of=/m/x bs=1M count=560; exec sleep 1000"]
-    volumeMounts: [{name: mem, mountPath: /m}]
-`)
-	s.evicted("eater", "memory")
-	s.kubectl("delete", "pod", "eater")
-	s.relieved(corev1.NodeMemoryPressure)
-	s.takesPods("after-memory")
+    command: [sh, -c, "dd if=/dev/zero of=/d/x bs=1M count=%d; exec sleep 1000"]
+    volumeMounts: [{name: data, mountPath: /d}]
+`, name, emptyDir, mebibytes))
+}
+
+// evictedAndRelieved waits until the pod is evicted for want of a resource, and the node takes pods again
+// when it is gone.
+func (s *suite) evictedAndRelieved(name, resource string, pressure corev1.NodeConditionType) {
+	s.t.Helper()
+	s.evicted(name, resource)
+	s.kubectl("delete", "pod", name)
+	s.relieved(pressure)
+	s.takesPods("after-" + name)
 }
 
 func (s *suite) evicted(name, resource string) {
