@@ -69,6 +69,7 @@ func TestCreatesAndStartsSurviveWorkerDeaths(t *testing.T) {
 		key := fmt.Sprintf("c%d", i)
 		c := container{script: "echo hello; exit 6"}
 		c.TTY = i%3 == 2
+		c.DirectStart, c.DirectDelete = i%2 == 0, i%4 < 2
 		req := b.run(key, c)
 		if e := b.exit(key); e.Code != 6 {
 			t.Errorf("%s: exit %+v, want 6", key, e)

@@ -6,9 +6,11 @@ package ociruntime
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -43,6 +45,9 @@ type Features struct {
 	UserNamespaces bool
 	// Checkpoints says that it has checkpoint and restore; what they need beside it is CheckpointGap's.
 	Checkpoints bool
+	// Direct says that it is crun itself, not a wrapper: what its start and delete do is known (its
+	// src/libcrun/status.c and container.c, the same in every 1.x), and can be done without a process.
+	Direct bool
 }
 
 // RecursiveReadOnly says whether the runtime knows the mount option "rro".
@@ -90,6 +95,7 @@ func Probe(ctx context.Context, path string) (*Features, error) {
 	f.SystemdCgroup = f.Name != "crun" || bytes.Contains(out, []byte("+SYSTEMD"))
 	f.UserNamespaces = f.Name == "crun" || f.Name == "runc"
 	f.Checkpoints = f.Name == "runc" || f.Name == "runsc" || f.Name == "crun" && bytes.Contains(out, []byte("+CRIU"))
+	f.Direct = f.Name == "crun" && since(f.Version, 1, 0) && isProgram(path, "crun")
 	// Runtimes of the time before the command print a usage text or an error.
 	if out, err := output(ctx, path, "features"); err == nil {
 		f.read(out)
@@ -98,6 +104,23 @@ func Probe(ctx context.Context, path string) (*Features, error) {
 		f.MountOptions = []string{"rro"}
 	}
 	return f, nil
+}
+
+// isProgram says whether the file at path is a binary of that name: no script, nor another runtime that
+// passes commands on.
+func isProgram(path, name string) bool {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil || filepath.Base(path) != name {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	magic := make([]byte, len(elf.ELFMAG))
+	_, err = io.ReadFull(f, magic)
+	return err == nil && string(magic) == elf.ELFMAG
 }
 
 // since says whether a version, such as 1.8.1, is major.minor or later.

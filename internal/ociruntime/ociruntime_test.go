@@ -71,6 +71,17 @@ func TestProbeOfInstalledRuntimes(t *testing.T) {
 		if err != nil || f.Name != name || f.Version == "" || !strings.HasPrefix(f.OCIVersion, "1.") {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		}
+		if f.Direct != (name == "crun") {
+			t.Errorf("%s: what its start and delete do is known: %v", name, f.Direct)
+		}
+		// What passes commands on to it may do more than it does.
+		wrapper := filepath.Join(t.TempDir(), name)
+		if err = os.WriteFile(wrapper, []byte("#!/bin/sh\nexec "+path+" \"$@\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if f, err = ociruntime.Probe(t.Context(), wrapper); err != nil || f.Name != name || f.Direct {
+			t.Errorf("a wrapper of %s: %+v, %v", name, f, err)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ func TestPluginAdjustments(t *testing.T) {
 				Args:    []string{"sh", "-c", "exec sleep 100000"},
 				Env:     []*api.KeyValue{{Key: "-GONE"}, {Key: "SET", Value: "new"}},
 				Mounts:  []*api.Mount{{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k"}}},
-				Hooks:   &api.Hooks{CreateRuntime: touch("made"), Poststop: touch("ended")},
+				Hooks:   &api.Hooks{CreateRuntime: touch("made"), Poststart: touch("started"), Poststop: touch("ended")},
 				Rlimits: []*api.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 200, Soft: 100}},
 				Linux: &api.LinuxContainerAdjustment{
 					Devices:     []*api.LinuxDevice{{Path: "/dev/nil", Type: "c", Major: 1, Minor: 3, FileMode: &api.OptionalFileMode{Value: 0o666}}},
@@ -66,7 +66,7 @@ echo x > /dev/nil && echo written; hostname other 2>&1`
 				t.Errorf("gantry inspect does not tell what was adjusted")
 			}
 			n.RemovePod(pod)
-			for _, name := range []string{"made", "ended"} {
+			for _, name := range []string{"made", "started", "ended"} {
 				if _, err := os.Stat(filepath.Join(n.Root, name)); err != nil {
 					t.Errorf("the hook did not run: %v", err)
 				}

@@ -55,7 +55,11 @@ func fails(err error) bool {
 
 func nothing(*world) {}
 
-func withPod(w *world) { w.pod = w.n.RunPod(w.sandbox) }
+func withPod(w *world) {
+	if err := w.runPod(); err != nil {
+		w.t.Fatalf("RunPodSandbox: %v", err)
+	}
+}
 
 func withContainer(w *world) {
 	withPod(w)
@@ -71,10 +75,22 @@ func running(w *world) {
 func calls() []*call {
 	all := slices.Concat(podCalls(), containerCalls(), imageCalls())
 	if ociRuntime == "crun" { // whose CRIU can be played
-		all = append(all, checkpointCalls()...)
+		all = slices.Concat(all, checkpointCalls(), directCalls())
 	}
 	return all
 }
+
+// directCalls are those that need no process of crun where nothing stands before it.
+func directCalls() []*call {
+	return []*call{
+		{name: "StartContainer, crun itself", change: crunItself, prepare: withContainer, do: (*world).start, usable: true},
+		{name: "RemoveContainer, crun itself", change: crunItself, prepare: running, do: (*world).remove, done: (*world).containerIsRemoved, usable: true},
+		{name: "RemovePodSandbox, crun itself, one PID namespace", change: func(w *world) { crunItself(w); sharePID(w) },
+			prepare: running, do: (*world).removePod, done: (*world).isRemoved},
+	}
+}
+
+func crunItself(w *world) { w.handler = handlerDirect }
 
 func podCalls() []*call {
 	return []*call{
@@ -95,7 +111,7 @@ func sharePID(w *world) {
 func badSysctl(w *world) { w.sandbox.Linux.Sysctls = map[string]string{"net.no.such": "1"} }
 
 func (w *world) runPod() error {
-	r, err := w.n.Runtime.RunPodSandbox(w.n.Context(), &runtimeapi.RunPodSandboxRequest{Config: w.sandbox})
+	r, err := w.n.Runtime.RunPodSandbox(w.n.Context(), &runtimeapi.RunPodSandboxRequest{Config: w.sandbox, RuntimeHandler: w.handler})
 	w.pod = r.GetPodSandboxId()
 	return err
 }

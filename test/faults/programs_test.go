@@ -57,6 +57,9 @@ kill -9 $$
 // ociRuntime is the one that pods run on.
 var ociRuntime = cmp.Or(os.Getenv("GANTRY_FAULTS_RUNTIME"), "crun")
 
+// handlerDirect is the handler whose runtime is crun without a wrapper before it.
+const handlerDirect = "direct"
+
 // hungCommand is what a program is that hangs.
 const hungCommand = "sleep 1000001"
 
@@ -90,6 +93,13 @@ func (w *world) wrapPrograms(t *testing.T) (flags []string) {
 		"StartContainer of a checkpoint": {"restore"},
 	}}}
 	flags = []string{"--runtime", ociRuntime + "=" + w.wrap(t, ociRuntime, path)}
+	if ociRuntime == "crun" {
+		direct, err := exec.LookPath("crun")
+		if err != nil {
+			t.Fatal(err)
+		}
+		flags = append(flags, "--runtime", handlerDirect+"="+direct)
+	}
 	if w.network == "cni" {
 		for _, plugin := range []string{"bridge", "host-local", "portmap"} {
 			w.wrap(t, "stage-"+plugin, filepath.Join("/usr/lib/cni", plugin))

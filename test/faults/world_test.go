@@ -49,6 +49,7 @@ type world struct {
 	// of one case
 	sandbox   *runtimeapi.PodSandboxConfig
 	config    *runtimeapi.ContainerConfig
+	handler   string // "" is the wrapped runtime's
 	pod       string
 	container string
 	pulled    string
@@ -75,9 +76,16 @@ func newWorld(t *testing.T, network string, flags ...string) *world {
 // it is then as what every case has to leave.
 func (w *world) warmUp(t testing.TB) {
 	t.Helper()
-	w.reset(t)
-	w.use()
-	w.removeAll()
+	handlers := []string{""}
+	if ociRuntime == "crun" {
+		handlers = append(handlers, handlerDirect)
+	}
+	for _, h := range handlers {
+		w.reset(t)
+		w.handler = h
+		w.use()
+		w.removeAll()
+	}
 	var err error
 	if w.before, err = leftovers.Take(t.Context(), w.scope()); err != nil {
 		t.Fatal(err)
@@ -116,7 +124,7 @@ func (w *world) scope() leftovers.Scope {
 func (w *world) reset(t testing.TB) {
 	t.Helper()
 	w.t, w.n, w.outcome = t, w.n.For(t), ""
-	w.pod, w.container, w.pulled = "", "", ""
+	w.handler, w.pod, w.container, w.pulled = "", "", "", ""
 	w.sandbox = w.n.Sandbox("web")
 	w.sandbox.Metadata.Uid = "uid-of-web"
 	w.sandbox.Linux.CgroupParent = w.n.Cgroup + "/poduid-of-web"
@@ -248,7 +256,7 @@ func (w *world) recover(t *testing.T) {
 func (w *world) use() {
 	w.t.Helper()
 	if w.pod == "" {
-		w.pod = w.n.RunPod(w.sandbox)
+		withPod(w)
 	}
 	if w.container == "" {
 		w.container = w.n.Create(w.pod, w.config, w.sandbox)

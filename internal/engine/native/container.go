@@ -115,11 +115,15 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	}
 	e.opts.Hook("container/recorded")
 	created := r.Created
-	created.Pid, err = e.opts.Keeper.Create(ctx, &keeper.Create{
+	ask := &keeper.Create{
 		Key: string(c.Key), Runtime: runtime, Bundle: dir, LogPath: guarded(c.LogPath, req.Sandbox.Spec.LogDirectory), CgroupPath: created.CgroupPath,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY, Restore: restoreImages(req.Restore),
 		Bounds: keeper.BoundsOf(c.LogBounds),
-	})
+	}
+	if req.Restore == nil {
+		ask.DirectStart, ask.DirectDelete = e.directly(ctx, sandbox.Handler, spec)
+	}
+	created.Pid, err = e.opts.Keeper.Create(ctx, ask)
 	return created, err // the keeper's error says that it is the container's creation, and whose
 }
 

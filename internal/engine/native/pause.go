@@ -51,10 +51,12 @@ func (e *Engine) startPause(ctx context.Context, key pod.Key, r *sandboxRecord) 
 	if err = writeBundle(bundle, spec); err != nil {
 		return fmt.Errorf("pause: %w", err)
 	}
-	pid, err := e.opts.Keeper.Create(ctx, &keeper.Create{
+	ask := &keeper.Create{
 		Key: pauseKey(key), Runtime: runtime, Bundle: bundle,
 		CgroupPath: e.opts.CgroupDriver.Container(r.Cgroup, pauseKey(key)),
-	})
+	}
+	ask.DirectStart, ask.DirectDelete = e.directly(ctx, r.Handler, spec)
+	pid, err := e.opts.Keeper.Create(ctx, ask)
 	if err != nil {
 		return fmt.Errorf("create pause process: %w", err)
 	}

@@ -27,6 +27,10 @@ type Create struct {
 	Restore string `json:"restore,omitempty"`
 	// Bounds are those of the container's log.
 	Bounds LogBounds `json:"bounds,omitzero"`
+	// DirectStart and DirectDelete say that all that Runtime would do then is what the keeper can do without
+	// its process: write to the FIFO of its record of the container; remove processes, cgroup and record.
+	DirectStart  bool `json:"directStart,omitempty"`
+	DirectDelete bool `json:"directDelete,omitempty"`
 }
 
 // LogBounds say when output is dropped instead of logged. Zero is no bound.

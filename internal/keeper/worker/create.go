@@ -7,7 +7,6 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -231,12 +230,22 @@ func (c *container) remove() error {
 	if c.recovered {
 		awaitOrphans("delete", c.Key)
 	}
-	err := invoke(context.Background(), c.Runtime, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
+	err := errors.ErrUnsupported
+	if c.DirectDelete && !c.half() {
+		err = c.deleteDirect()
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = invoke(context.Background(), c.Runtime, c.dir, [3]*os.File{}, "delete", "--force", c.Key)
+	}
 	switch {
 	case err == nil:
 	case noRuntime(err) && c.half(): // hence nothing that it made
 	case overdue(err):
-		if err = c.force(err); err != nil {
+		log.Printf("container %s is removed without its OCI runtime: %v", c.Key, err)
+		if direct := c.deleteDirect(); !errors.Is(direct, errors.ErrUnsupported) {
+			err = direct
+		}
+		if err != nil {
 			return err
 		}
 	default:
@@ -266,30 +275,5 @@ func (c *container) remove() error {
 	delete(c.w.containers, c.Key)
 	c.w.mu.Unlock()
 	c.w.forgetExecs(c.Key)
-	return nil
-}
-
-// force takes away what a runtime whose delete hangs was to take away: processes, cgroup, and the
-// runtime's record of the container, which is found where the runtime was told to keep it.
-func (c *container) force(reason error) error {
-	log.Printf("container %s is removed without its OCI runtime: %v", c.Key, reason)
-	killCgroup(c.CgroupPath, unix.SIGKILL)
-	if err := c.signal(unix.SIGKILL); err != nil {
-		return fmt.Errorf("kill container %s: %w", c.Key, err)
-	}
-	if !c.half() {
-		c.awaitEnd()
-	}
-	if left := awaitEmpty(c.CgroupPath); len(left) > 0 {
-		return wire.Errorf(wire.CodeUnavailable, "processes of container %s outlive SIGKILL: %v", c.Key, left)
-	}
-	removeCgroup(c.CgroupPath)
-	i := slices.Index(c.Runtime.Args, "--root")
-	if i < 0 || i+1 >= len(c.Runtime.Args) {
-		return reason // only the runtime knows where its record is
-	}
-	if err := os.RemoveAll(filepath.Join(c.Runtime.Args[i+1], c.Key)); err != nil {
-		return fmt.Errorf("remove the OCI runtime's record of container %s: %w", c.Key, err)
-	}
 	return nil
 }

@@ -56,9 +56,14 @@ func (w *Worker) start(key string) error {
 	return nil
 }
 
-// invokeStart has the runtime start the container. A start that was interrupted, by the end of a
+// invokeStart starts the container, by the runtime's program or without it. A start that was interrupted, by the end of a
 // worker or of the runtime itself, may have been heard; one that was not is tried once more.
 func (c *container) invokeStart(interrupted bool) error {
+	if c.DirectStart {
+		if err := c.startDirect(interrupted); !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
 	start := func() error { return invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key) }
 	err := start()
 	if unanswered(err) {

@@ -13,6 +13,7 @@ const (
 	createRecord    Point = "create/record"
 
 	startIntent  Point = "start/intent"
+	startHeard   Point = "start/heard" // the process goes on, and the OCI runtime calls it created
 	startRuntime Point = "start/runtime"
 	restoreClaim Point = "start/restored" // the holder waits for the end of what was restored
 	startRecord  Point = "start/record"
@@ -49,7 +50,7 @@ const (
 func Points() []Point {
 	return []Point{
 		createDirectory, createIntent, createStreams, createRuntime, createClaim, createRecord,
-		startIntent, startRuntime, startRecord, restoreClaim,
+		startIntent, startHeard, startRuntime, startRecord, restoreClaim,
 		signalCgroup, signalSent,
 		exitHeard, exitDrained, exitAnnounced,
 		execDirectory, execProcess, execRuntime, execRecord, execEnded,

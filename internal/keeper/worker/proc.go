@@ -206,8 +206,8 @@ func awaitEmpty(path string) []int {
 	return left
 }
 
-// removeCgroup removes an empty cgroup and the empty ones below it.
-func removeCgroup(path string) {
+// removeCgroup removes an empty cgroup and the empty ones below it, and returns what is left of it.
+func removeCgroup(path string) []string {
 	for _, dir := range cgroupDirs(path) {
 		var all []string
 		_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
@@ -220,6 +220,7 @@ func removeCgroup(path string) {
 			_ = os.Remove(p)
 		}
 	}
+	return cgroupDirs(path)
 }
 
 // readStatus takes the status from what an OCI runtime's state command wrote.
