@@ -252,7 +252,7 @@ func (c *container) remove() error {
 		return runtimeGone(err)
 	}
 	c.w.reached(deleteRuntime)
-	// What the runtime left: processes of a shared PID namespace, or of a create that was interrupted.
+	// What a program left: processes of a shared PID namespace, or of a create that was interrupted.
 	if len(cgroupProcesses(c.CgroupPath)) > 0 || c.half() {
 		killCgroup(c.CgroupPath, unix.SIGKILL)
 		removeCgroup(c.CgroupPath)

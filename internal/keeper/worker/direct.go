@@ -65,18 +65,22 @@ func (c *container) deleteDirect() error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	killCgroup(c.CgroupPath, unix.SIGKILL)
+	if len(cgroupProcesses(c.CgroupPath)) > 0 {
+		killCgroup(c.CgroupPath, unix.SIGKILL)
+	}
 	if err := c.signal(unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill container %s: %w", c.Key, err)
 	}
 	if !c.half() {
 		c.awaitEnd()
 	}
-	if left := awaitEmpty(c.CgroupPath); len(left) > 0 {
-		return wire.Errorf(wire.CodeUnavailable, "processes of container %s outlive SIGKILL: %v", c.Key, left)
-	}
-	if left := removeCgroup(c.CgroupPath); len(left) > 0 {
-		return fmt.Errorf("remove cgroup %s: %w", left[0], errors.ErrUnsupported)
+	if len(removeCgroup(c.CgroupPath)) > 0 { // what was killed leaves it when it is reaped
+		if left := awaitEmpty(c.CgroupPath); len(left) > 0 {
+			return wire.Errorf(wire.CodeUnavailable, "processes of container %s outlive SIGKILL: %v", c.Key, left)
+		}
+		if left := removeCgroup(c.CgroupPath); len(left) > 0 {
+			return fmt.Errorf("remove cgroup %s: %w", left[0], errors.ErrUnsupported)
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove the OCI runtime's record of container %s: %w", c.Key, err)

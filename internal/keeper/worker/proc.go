@@ -129,19 +129,24 @@ func cgroupDirs(path string) []string {
 	if path == "" || path == "/" {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
-		return []string{filepath.Join(cgroupRoot, path)}
+	hierarchies := []string{cgroupRoot}
+	if !exists(filepath.Join(cgroupRoot, "cgroup.controllers")) {
+		hierarchies, _ = filepath.Glob(filepath.Join(cgroupRoot, "*"))
 	}
-	// A directory in which nothing is mounted is no hierarchy, whatever a runtime has put there.
-	roots, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", "cgroup.procs"))
 	var dirs []string
-	for _, root := range roots {
-		dir := filepath.Join(filepath.Dir(root), path)
-		if _, err := os.Stat(dir); err == nil {
+	for _, hierarchy := range hierarchies {
+		dir := filepath.Join(hierarchy, path)
+		// A directory in which nothing is mounted is no hierarchy, whatever a runtime has put there.
+		if exists(dir) && exists(filepath.Join(hierarchy, "cgroup.procs")) {
 			dirs = append(dirs, dir)
 		}
 	}
 	return dirs
+}
+
+func exists(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil
 }
 
 // cgroupProcesses are the processes of a cgroup and of those below it.
@@ -209,6 +214,9 @@ func awaitEmpty(path string) []int {
 // removeCgroup removes an empty cgroup and the empty ones below it, and returns what is left of it.
 func removeCgroup(path string) []string {
 	for _, dir := range cgroupDirs(path) {
+		if unix.Rmdir(dir) == nil {
+			continue
+		}
 		var all []string
 		_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
@@ -217,7 +225,7 @@ func removeCgroup(path string) []string {
 			return nil
 		})
 		for _, p := range slices.Backward(all) {
-			_ = os.Remove(p)
+			_ = unix.Rmdir(p)
 		}
 	}
 	return cgroupDirs(path)
