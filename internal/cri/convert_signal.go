@@ -29,6 +29,9 @@ func stopSignal(field string, s runtime.Signal) (string, error) {
 	return strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(name), nil
 }
 
+// realtimeWords turns SIGRTMIN+1 into the CRI's SIGRTMINPLUS1.
+var realtimeWords = strings.NewReplacer("+", "PLUS", "-", "MINUS")
+
 // fromStopSignal reads what an image or a spec says: "SIGTERM", "TERM", "15" or "SIGRTMIN+3". What
 // the CRI has no word for is shown as the default.
 func fromStopSignal(s string) runtime.Signal {
@@ -36,7 +39,7 @@ func fromStopSignal(s string) runtime.Signal {
 	if n, err := strconv.Atoi(name); err == nil {
 		name = signalName(n)
 	}
-	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(strings.TrimPrefix(name, "SIG"))
+	name = realtimeWords.Replace(strings.TrimPrefix(name, "SIG"))
 	return runtime.Signal(runtime.Signal_value[signalPrefix+"SIG"+name])
 }
 
