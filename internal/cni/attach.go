@@ -57,6 +57,7 @@ func (n *Network) Attach(ctx context.Context, a *Attachment) (*pod.Network, erro
 		n.setLive(a.Key, false)
 		return nil, fmt.Errorf("attach network: %w", err)
 	}
+	n.cache.add(a.Key, entry{conf.list.Name, rt.IfName})
 	network, err := n.add(ctx, conf.list, rt)
 	if err == nil {
 		return network, nil
@@ -119,10 +120,7 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 	if _, gone := os.Stat(a.NetNS); gone != nil {
 		rt.NetNS = ""
 	}
-	cached, err := n.cni.GetCachedAttachments(string(a.Key))
-	if err != nil {
-		return fmt.Errorf("cni cache: %w", err)
-	}
+	cached := n.cache.attachments(a.Key, rt)
 	repeated, err := n.beginDetach(a.Key)
 	if err != nil {
 		return err
@@ -131,13 +129,11 @@ func (n *Network) detach(ctx context.Context, a *Attachment) error {
 		return n.detachUncached(ctx, a, rt, repeated)
 	}
 	for _, c := range cached {
-		list, err := parseList(c.Config)
+		list, err := parseList(c.config)
 		if err != nil {
-			return fmt.Errorf("configuration that network %q was attached with: %w", c.Network, err)
+			return fmt.Errorf("configuration that network %q was attached with: %w", c.network, err)
 		}
-		used := *rt
-		used.IfName, used.Args, used.CapabilityArgs = c.IfName, c.CniArgs, c.CapabilityArgs
-		if err := n.del(ctx, list, &used, repeated); err != nil {
+		if err := n.del(ctx, list, c.rt, repeated); err != nil {
 			return err
 		}
 	}
@@ -203,6 +199,7 @@ func (n *Network) restoreCache(list *libcni.NetworkConfigList, rt *libcni.Runtim
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cni cache: %w", err)
 	}
+	n.cache.add(pod.Key(rt.ContainerID), entry{list.Name, rt.IfName})
 	name := fmt.Sprintf("%s-%s-%s", list.Name, rt.ContainerID, rt.IfName)
 	if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 		return fmt.Errorf("cni cache: %w", err)
@@ -215,12 +212,12 @@ func (n *Network) known(key pod.Key) bool {
 	if _, err := os.Stat(n.idFile(key)); err == nil {
 		return true
 	}
-	cached, err := n.cni.GetCachedAttachments(string(key))
-	return err != nil || len(cached) > 0
+	return n.cache.has(key)
 }
 
 func (n *Network) forget(key pod.Key) {
 	_ = os.Remove(n.idFile(key))
+	n.cache.forget(key)
 	n.setLive(key, false)
 }
 

@@ -83,6 +83,7 @@ type Attachment struct {
 type Network struct {
 	opts  Options
 	cni   *libcni.CNIConfig
+	cache *cache
 	locks keylock.Locks[pod.Key]
 	watch *watcher // nil: the configuration is built in, or cannot be watched
 
@@ -105,9 +106,13 @@ func New(opts Options) (*Network, error) {
 		cni:  libcni.NewCNIConfigWithCacheDir(opts.BinDirs, opts.CacheDir, opts.Exec),
 		live: make(map[pod.Key]struct{}),
 	}
+	var err error
+	if n.cache, err = openCache(n.cni); err != nil {
+		return nil, err
+	}
 	if opts.Config != nil {
-		list, err := parseList(opts.Config)
-		if err != nil {
+		var list *libcni.NetworkConfigList
+		if list, err = parseList(opts.Config); err != nil {
 			return nil, fmt.Errorf("built-in network configuration: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		n.conf = &config{name: "built-in configuration", list: list}

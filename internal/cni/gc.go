@@ -16,20 +16,13 @@ import (
 
 // Cached returns the pods that plugins may know something of, whatever became of them, sorted.
 func (n *Network) Cached(context.Context) ([]pod.Key, error) {
-	attached, err := n.cni.GetCachedAttachments("")
-	if err != nil {
-		return nil, fmt.Errorf("cni cache: %w", err)
-	}
 	ids, err := os.ReadDir(filepath.Join(n.opts.CacheDir, idsDir))
 	if err != nil {
 		return nil, fmt.Errorf("cni cache: %w", err)
 	}
-	keys := make([]pod.Key, 0, len(ids))
+	keys := n.cache.keys()
 	for _, id := range ids {
 		keys = append(keys, pod.Key(id.Name()))
-	}
-	for _, a := range attached {
-		keys = append(keys, pod.Key(a.ContainerID))
 	}
 	slices.Sort(keys)
 	return slices.Compact(keys), nil
