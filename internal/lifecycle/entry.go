@@ -155,6 +155,9 @@ func (p *podEntry) visible() bool {
 
 func (p *podEntry) id() string { return p.now.Load().ID }
 
+// name is what the client calls the pod and its attempt. It never changes.
+func (p *podEntry) name() pod.Metadata { return p.now.Load().Spec.Metadata }
+
 // containerEntry is a container.
 type containerEntry struct {
 	entry[pod.Container]

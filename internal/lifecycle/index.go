@@ -20,6 +20,7 @@ type index struct {
 	pods       map[pod.Key]*podEntry                   // guarded by mu
 	containers map[pod.Key]*containerEntry             // guarded by mu
 	byPod      map[pod.Key]map[pod.Key]*containerEntry // guarded by mu
+	podNames   map[pod.Metadata][]*podEntry            // guarded by mu; in the order in which they were added
 	podIDs     map[string]*podEntry                    // guarded by mu; once the engine gave an id
 	ctrIDs     map[string]*containerEntry              // guarded by mu; once the engine gave an id
 	cgroups    cgroupUsers                             // guarded by mu
@@ -31,7 +32,7 @@ type index struct {
 
 func newIndex() *index {
 	return &index{
-		pods: make(map[pod.Key]*podEntry), podIDs: make(map[string]*podEntry),
+		pods: make(map[pod.Key]*podEntry), podIDs: make(map[string]*podEntry), podNames: make(map[pod.Metadata][]*podEntry),
 		containers: make(map[pod.Key]*containerEntry), ctrIDs: make(map[string]*containerEntry),
 		byPod: make(map[pod.Key]map[pod.Key]*containerEntry), cgroups: newCgroupUsers(),
 	}
@@ -42,6 +43,9 @@ func (x *index) addPod(p *podEntry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.podOrder.Store(nil)
+	if name := p.name(); x.pods[p.key] == nil {
+		x.podNames[name] = append(x.podNames[name], p)
+	}
 	x.pods[p.key] = p
 	if id := p.id(); id != "" {
 		x.podIDs[id] = p
@@ -54,6 +58,10 @@ func (x *index) removePod(p *podEntry) {
 	defer x.mu.Unlock()
 	x.podOrder.Store(nil)
 	delete(x.pods, p.key)
+	name := p.name()
+	if x.podNames[name] = slices.DeleteFunc(x.podNames[name], func(e *podEntry) bool { return e == p }); len(x.podNames[name]) == 0 {
+		delete(x.podNames, name)
+	}
 	delete(x.byPod, p.key)
 	delete(x.podIDs, p.id())
 	x.cgroups.remove(p.key)
@@ -131,6 +139,13 @@ func (x *index) containerByKey(key pod.Key) *containerEntry {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.containers[key]
+}
+
+// podsNamed returns the entries of one attempt of a pod, as the client names it, in the order in which they were added.
+func (x *index) podsNamed(name pod.Metadata) []*podEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.Clone(x.podNames[name])
 }
 
 // sharesCgroup says whether another pod's sandbox has the cgroup of sb, or one below it.

@@ -31,9 +31,9 @@ func (m *Manager) RunPod(ctx context.Context, spec *pod.SandboxSpec) (string, er
 
 // readyPod finds what an earlier attempt of the same request made, unless its end has begun.
 func (m *Manager) readyPod(spec *pod.SandboxSpec) *podEntry {
-	for _, p := range m.index.allPods() {
+	for _, p := range m.index.podsNamed(spec.Metadata) {
 		sb := p.now.Load()
-		if sb.State == pod.SandboxReady && p.ending.Err() == nil && sb.Spec.Metadata == spec.Metadata && sb.Spec.Handler == spec.Handler {
+		if sb.State == pod.SandboxReady && p.ending.Err() == nil && sb.Spec.Handler == spec.Handler {
 			return p
 		}
 	}
