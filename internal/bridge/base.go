@@ -99,11 +99,11 @@ const bridgeAlias = "gantry "
 // when the configuration has changed.
 func (s *segment) setUp(h *netlink.Handle, link netlink.Link, subnets []netip.Prefix) ([]netip.Prefix, error) {
 	v6 := slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Addr().Is6() })
-	if err := ipv6Sysctls(s.name, v6); err != nil {
+	if err := ipv6Sysctls(s.node, s.name, v6); err != nil {
 		return nil, err
 	}
 	// Host ports on 127.0.0.1; outside packets with such an address are dropped by our table.
-	if err := setSysctls("ipv4/conf/"+s.name, [2]string{"route_localnet", "1"}); err != nil {
+	if err := setSysctls(s.node, "net/ipv4/conf/"+s.name, [2]string{"route_localnet", "1"}); err != nil {
 		return nil, err
 	}
 	for _, p := range subnets {

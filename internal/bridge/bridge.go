@@ -25,6 +25,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 
 	"gantry/internal/keylock"
+	"gantry/internal/sysctl"
 )
 
 // Type is the plugin type that a network configuration names.
@@ -47,6 +48,7 @@ type Options struct {
 type Bridge struct {
 	opts  Options
 	boot  string
+	node  *sysctl.Tree                // of the node's namespaces
 	locks keylock.Locks[attachmentID] // Lock order: locks before Bridge.mu before segment.mu.
 	mu    sync.Mutex
 	segs  map[string]*segment // guarded by mu; by bridge name
@@ -81,7 +83,14 @@ func New(opts Options) (*Bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("builtin network: %w", err)
 	}
-	return &Bridge{opts: opts, boot: strings.TrimSpace(string(boot)), segs: make(map[string]*segment), closed: make(chan struct{})}, nil
+	node, err := sysctl.Open()
+	if err != nil {
+		return nil, fmt.Errorf("builtin network: %w", err)
+	}
+	return &Bridge{
+		opts: opts, boot: strings.TrimSpace(string(boot)), node: node,
+		segs: make(map[string]*segment), closed: make(chan struct{}),
+	}, nil
 }
 
 // Exec returns an Exec that answers for the plugin type "gantry-bridge" in process and leaves every
@@ -96,7 +105,7 @@ func (b *Bridge) segment(name string) (*segment, error) {
 		return s, nil
 	}
 	s := &segment{
-		name: name, owner: b.opts.StateDir, boot: b.boot, log: b.opts.Log.With("bridge", name), hook: b.opts.Hook,
+		name: name, owner: b.opts.StateDir, boot: b.boot, node: b.node, log: b.opts.Log.With("bridge", name), hook: b.opts.Hook,
 		leases: leases{dir: filepath.Join(b.opts.StateDir, name, "leases"), boot: b.boot},
 		dir:    filepath.Join(b.opts.StateDir, name, "attachments"),
 	}

@@ -8,17 +8,24 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+
+	"gantry/internal/sysctl"
 )
 
 // Check looks for what on this node may keep pods of the builtin network from being reached, or from
 // reaching others, and says for each how to mend it. No finding is an empty result; findings that
 // gantry mends by itself when it connects a pod say so.
 func Check(ctx context.Context) ([]string, error) {
+	tree, err := sysctl.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
 	var found []string
-	for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		if value, err := readSysctl(name); err == nil && value == "0" {
-			sysctl := "net." + strings.ReplaceAll(name, "/", ".")
-			found = append(found, sysctl+" is 0: nothing is forwarded; gantry sets it to 1 with the first pod, `sysctl -w "+sysctl+"=1` does so now")
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if value, missing := tree.Read(name); missing == nil && value == "0" {
+			dotted := strings.ReplaceAll(name, "/", ".")
+			found = append(found, dotted+" is 0: nothing is forwarded; gantry sets it to 1 with the first pod, `sysctl -w "+dotted+"=1` does so now")
 		}
 	}
 	dropping, err := checkTables(ctx)
@@ -26,7 +33,7 @@ func Check(ctx context.Context) ([]string, error) {
 		return found, err
 	}
 	found = append(found, dropping...)
-	if value, err := readSysctl("bridge/bridge-nf-call-iptables"); err == nil && value == "1" && len(dropping) > 0 {
+	if value, missing := tree.Read("net/bridge/bridge-nf-call-iptables"); missing == nil && value == "1" && len(dropping) > 0 {
 		found = append(found, "net.bridge.bridge-nf-call-iptables is 1: the tables that drop forwarded packets also see those between pods of this node")
 	}
 	return found, nil

@@ -16,6 +16,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/sysctl"
 )
 
 // linkPrefix begins the names of the veths' ends on the node; the rest is a hash of the attachment,
@@ -95,8 +97,13 @@ func configure(h *netlink.Handle, rec *record, subnets []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	tree, err := sysctl.Open()
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
 	v6 := slices.ContainsFunc(rec.Addresses, netip.Addr.Is6)
-	if err := ipv6Sysctls(rec.IfName, v6); err != nil {
+	if err := ipv6Sysctls(tree, rec.IfName, v6); err != nil {
 		return err
 	}
 	for i, addr := range rec.Addresses {

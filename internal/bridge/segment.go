@@ -16,6 +16,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/sysctl"
 )
 
 // segment is one bridge with everything that belongs to it.
@@ -25,6 +27,7 @@ type segment struct {
 	boot   string
 	dir    string // of the records
 	leases leases
+	node   *sysctl.Tree // of the node's namespaces
 	log    *slog.Logger
 	hook   func(point string) // never nil
 
@@ -83,7 +86,7 @@ func (s *segment) add(ctx context.Context, id attachmentID, netns string, conf *
 
 // usable leaves out IPv6 where the kernel has none.
 func (s *segment) usable(subnets []netip.Prefix) ([]netip.Prefix, error) {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+	if _, err := s.node.Read("net/ipv6/conf/all/forwarding"); err == nil {
 		return subnets, nil
 	}
 	kept := slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool { return p.Addr().Is6() })

@@ -5,16 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-)
 
-// sysctlRoot shows each thread the parameters of its own namespaces (proc_sys(5)).
-const sysctlRoot = "/proc/sys"
+	"gantry/internal/sysctl"
+)
 
 // checkSysctls refuses what would change the node: parameters that no namespace owns, or whose
 // namespace is the node's. The list is the one of the Kubernetes documentation.
@@ -70,6 +68,14 @@ func sysctlPath(name string) (string, error) {
 // rights to become the owner of an IPC namespace that a user namespace owns. The kernel lets nobody
 // else change that one's.
 func (s Spec) applySysctls() error {
+	if len(s.Sysctls) == 0 {
+		return nil
+	}
+	tree, err := sysctl.Open()
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
 	paths := make(map[string]string, len(s.Sysctls))
 	for name := range s.Sysctls {
 		path, err := sysctlPath(name)
@@ -95,15 +101,15 @@ func (s Spec) applySysctls() error {
 			}
 			owner = true
 		}
-		if err := applySysctl(paths[path], path, s.Sysctls[paths[path]]); err != nil {
+		if err := applySysctl(tree, path, paths[path], s.Sysctls[paths[path]]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func applySysctl(name, path, value string) error {
-	err := os.WriteFile(filepath.Join(sysctlRoot, path), []byte(value), 0)
+func applySysctl(tree *sysctl.Tree, path, name, value string) error {
+	err := tree.Write(path, value)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("sysctl %s does not exist: %w", name, errdefs.ErrInvalidArgument)
 	}
