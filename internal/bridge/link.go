@@ -76,9 +76,15 @@ func (s *segment) connect(rec *record, netns string, w *wire) (net.HardwareAddr,
 	return mac, nil
 }
 
-// plug makes the host's end a port of the bridge. Hairpin mode lets a pod reach itself through a
+// plug makes the host's end a port of the bridge. A port has no address of its own, and no IPv6: the kernel would
+// give it a link-local one that nobody can reach, with routes among which those of all ports are looked through,
+// and would tell the pod of it by multicast. Hairpin mode lets a pod reach itself through a
 // host port where the bridge hands frames to netfilter (bridge-nf-call-iptables).
 func (s *segment) plug(h *netlink.Handle, host netlink.Link, container string, bridge int) error {
+	name := host.Attrs().Name
+	if _, err := s.node.Set("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil {
+		return err
+	}
 	if err := h.LinkSetAlias(host, container); err != nil {
 		return fmt.Errorf("alias: %w", err)
 	}
