@@ -141,17 +141,25 @@ func (s *segment) tearDown(ctx context.Context) error {
 }
 
 func (s *segment) deleteTable() error {
-	exists, err := s.tableExists()
-	if err != nil || !exists {
-		return err
-	}
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	c.DelTable(s.table())
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove nftables table %s: %w", s.name, err)
+	for _, t := range []*nftables.Table{s.reportsTable(), s.table()} {
+		exists, err := exists(t)
+		if err != nil && t.Family == nftables.TableFamilyBridge { // a kernel without that family
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !exists {
+			continue
+		}
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+		c.DelTable(t)
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("remove nftables table %s: %w", t.Name, err)
+		}
 	}
 	return nil
 }

@@ -67,17 +67,19 @@ func (s *segment) maps(f family) (exact, anyAddr *nftables.Set) {
 	return exact, anyAddr
 }
 
-func (s *segment) tableExists() (bool, error) {
+func (s *segment) tableExists() (bool, error) { return exists(s.table()) }
+
+func exists(t *nftables.Table) (bool, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return false, fmt.Errorf("nftables: %w", err)
 	}
-	_, err = c.ListTableOfFamily(s.name, nftables.TableFamilyINet)
+	_, err = c.ListTableOfFamily(t.Name, t.Family)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("nftables table %s: %w", s.name, err)
+		return false, fmt.Errorf("nftables table %s: %w", t.Name, err)
 	}
 	return true, nil
 }
@@ -100,6 +102,9 @@ func (s *segment) buildTable() error {
 	s.addMasquerade(c)
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables table %s: %w", s.name, err)
+	}
+	if err := s.keepReports(); err != nil {
+		s.warnOnce("pods of this node hear which IPv6 addresses the others have: each costs all a little", err)
 	}
 	return nil
 }
@@ -185,7 +190,7 @@ func (s *segment) rule(c *nftables.Conn, chain *nftables.Chain, parts ...[]expr.
 	for _, p := range parts {
 		all = append(all, p...)
 	}
-	c.AddRule(&nftables.Rule{Table: s.table(), Chain: chain, Exprs: all})
+	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: all})
 }
 
 func isFamily(f family) []expr.Any {
