@@ -362,7 +362,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.containerDir(key)); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
-	e.containers.forget(key)
+	e.containers.gone(key)
 	e.labels.Release(key)
 	return nil
 }

@@ -123,7 +123,7 @@ type Engine struct {
 	// sharing is held while a cgroup that the client named is removed or becomes another sandbox's.
 	sharing sync.Mutex
 
-	sandboxes  records[sandboxRecord]
+	sandboxes  records[sandboxRecord] // by cgroup; all were read once
 	containers records[containerRecord]
 
 	ids     claims
@@ -162,6 +162,7 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{opts: o, cgroups: cgroups, probed: make(map[string]probe), labels: selabel.New(o.Labels)}
+	e.sandboxes.by = func(r *sandboxRecord) string { return r.Cgroup }
 	if err = e.SetRuntimes(o.Runtimes, o.DefaultRuntime); err != nil {
 		return nil, err
 	}

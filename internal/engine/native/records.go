@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -19,8 +21,13 @@ import (
 // records keeps in memory what records say that are read several times in a life. The files say what is
 // true: one that was replaced is read again.
 type records[T any] struct {
-	mu   sync.Mutex
-	read map[pod.Key]record[T] // guarded by mu
+	// by, if set, is what records are found by when no key is known.
+	by func(*T) string
+
+	mu    sync.Mutex
+	read  map[pod.Key]record[T]           // guarded by mu
+	group map[pod.Key]string              // guarded by mu; what by said of a record when it was read or written last
+	found map[string]map[pod.Key]struct{} // guarded by mu; the other way round
 }
 
 type record[T any] struct {
@@ -59,7 +66,45 @@ func (r *records[T]) get(key pod.Key, path, what string) (*T, error) {
 		r.read = make(map[pod.Key]record[T])
 	}
 	r.read[key] = n
+	r.place(key, &n.value)
 	return &n.value, nil
+}
+
+// place makes a record found by what by says of it. r.mu is held.
+func (r *records[T]) place(key pod.Key, value *T) {
+	if r.by == nil {
+		return
+	}
+	r.displace(key)
+	if r.found == nil {
+		r.group, r.found = make(map[pod.Key]string), make(map[string]map[pod.Key]struct{})
+	}
+	group := r.by(value)
+	r.group[key] = group
+	if r.found[group] == nil {
+		r.found[group] = make(map[pod.Key]struct{}, 1)
+	}
+	r.found[group][key] = struct{}{}
+}
+
+func (r *records[T]) displace(key pod.Key) {
+	group, ok := r.group[key]
+	if !ok {
+		return
+	}
+	delete(r.group, key)
+	delete(r.found[group], key)
+	if len(r.found[group]) == 0 {
+		delete(r.found, group)
+	}
+}
+
+// keysBy returns the keys of the records of which by said this when they were read or written last: of those
+// that are there now, and perhaps of some that are gone.
+func (r *records[T]) keysBy(group string) []pod.Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.found[group]))
 }
 
 // put writes a record.
@@ -69,13 +114,25 @@ func (r *records[T]) put(key pod.Key, path string, value *T) error {
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
+	r.place(key, value) // whoever finds it in vain looks at the file
+	r.mu.Unlock()
 	return atomicfile.Write(path, data, 0o600)
 }
 
+// forget is called when a record may be another by now.
 func (r *records[T]) forget(key pod.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.read, key)
+}
+
+// gone is called when a record is removed.
+func (r *records[T]) gone(key pod.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.read, key)
+	r.displace(key)
 }
 
 func readRecord(path, what string, into any, file *version) error {

@@ -3,9 +3,12 @@ package native
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"gantry/internal/pod"
 )
 
 func TestARecordIsReadAgainWhenItsFileIsAnother(t *testing.T) {
@@ -75,5 +78,51 @@ func BenchmarkRecord(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestRecordsAreFoundByWhatTheySay(t *testing.T) {
+	r := records[sandboxRecord]{by: func(s *sandboxRecord) string { return s.Cgroup }}
+	dir := t.TempDir()
+	path := func(key pod.Key) string { return filepath.Join(dir, string(key)) }
+	put := func(key pod.Key, cgroup string) {
+		t.Helper()
+		if err := r.put(key, path(key), &sandboxRecord{Cgroup: cgroup}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(cgroup string, keys ...pod.Key) {
+		t.Helper()
+		got := r.keysBy(cgroup)
+		slices.Sort(got)
+		if !slices.Equal(got, keys) {
+			t.Errorf("in %s are %v, want %v", cgroup, got, keys)
+		}
+	}
+	put("a", "/x")
+	put("b", "/x")
+	put("c", "/y")
+	want("/x", "a", "b")
+	put("b", "/y")
+	want("/x", "a")
+	want("/y", "b", "c")
+	if _, err := r.get("b", path("b"), "it"); err != nil {
+		t.Fatal(err)
+	}
+	r.gone("b")
+	want("/y", "c")
+	r.gone("c")
+	r.gone("a")
+	if len(r.found) != 0 || len(r.group) != 0 {
+		t.Errorf("kept of records that are gone: %v, %v", r.found, r.group)
+	}
+
+	// Another process, which has written none of them, finds those that it has read.
+	next := records[sandboxRecord]{by: r.by}
+	if _, err := next.get("a", path("a"), "it"); err != nil {
+		t.Fatal(err)
+	}
+	if got := next.keysBy("/x"); !slices.Equal(got, []pod.Key{"a"}) {
+		t.Errorf("the next process finds %v", got)
 	}
 }

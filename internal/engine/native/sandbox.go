@@ -248,7 +248,7 @@ func (e *Engine) RemoveSandbox(ctx context.Context, key pod.Key) error {
 	if err := os.RemoveAll(e.sandboxDir(key)); err != nil {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}
-	e.sandboxes.forget(key)
+	e.sandboxes.gone(key)
 	e.labels.Release(key)
 	return nil
 }
@@ -296,11 +296,7 @@ func (e *Engine) removeCgroup(ctx context.Context, key pod.Key, r *sandboxRecord
 // bequeath makes a cgroup another sandbox's, if one is in it, and says whether it did: a pod that is made
 // while the one that it replaces is being removed.
 func (e *Engine) bequeath(from pod.Key, cgroup string) (bool, error) {
-	sandboxes, err := keys(e.sandboxDir(""))
-	if err != nil {
-		return false, err
-	}
-	for _, key := range sandboxes {
+	for _, key := range e.sandboxes.keysBy(cgroup) {
 		if key == from {
 			continue
 		}

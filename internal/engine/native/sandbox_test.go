@@ -296,6 +296,10 @@ func TestCgroupGoesWithTheLastSandbox(t *testing.T) {
 	second := s.newPod(t, named)
 	now := second.request("exec sleep 1000")
 	second.start(now)
+	successor, err := native.New(s.opts) // which made none of them
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		pod *testPod
 		key pod.Key
@@ -303,10 +307,10 @@ func TestCgroupGoesWithTheLastSandbox(t *testing.T) {
 		if !cgroups.Exists(parent) {
 			t.Fatal("the cgroup went before the last sandbox")
 		}
-		if err := c.pod.RemoveContainer(t.Context(), c.key); err != nil {
+		if err := successor.RemoveContainer(t.Context(), c.key); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.pod.RemoveSandbox(t.Context(), c.pod.spec.Key); err != nil {
+		if err := successor.RemoveSandbox(t.Context(), c.pod.spec.Key); err != nil {
 			t.Fatal(err)
 		}
 	}

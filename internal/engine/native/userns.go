@@ -86,7 +86,7 @@ func overlap(a, b []pod.IDMapping) bool {
 	return false
 }
 
-// readClaims finds the ids of the sandboxes that an earlier server made. One whose namespaces are gone
+// readClaims reads the records of the sandboxes that an earlier server made, and finds the ids of each. One whose namespaces are gone
 // has none; a record that cannot be read is undone by whoever finds it in the inventory.
 func (e *Engine) readClaims() error {
 	all, err := keys(e.sandboxDir(""))
