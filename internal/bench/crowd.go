@@ -70,16 +70,16 @@ type gathering struct {
 }
 
 // grow lets pods join until there are count, or as many as there is time for. Those around the tenth and
-// the last join one after the other, and what it takes to run them is added; the others side by side.
+// the last join one after the other, and what each call takes is added; the others side by side.
 func (g *gathering) grow(ctx context.Context, count int, to Scope) error {
 	began := time.Now()
 	inTime := func() bool { return g.c.Launch == 0 || time.Since(began) < g.c.Launch }
 	for len(g.pods) < min(count, few+few/2) {
-		name := ""
+		which := ""
 		if len(g.pods) >= few/2 {
-			name = "RunPodSandbox, 10th"
+			which = "10th"
 		}
-		if err := g.join(ctx, name, to); err != nil {
+		if err := g.join(ctx, which, to); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (g *gathering) grow(ctx context.Context, count int, to Scope) error {
 		return err
 	}
 	for i := 0; i < few && len(g.pods) < count; i++ {
-		if err := g.join(ctx, "RunPodSandbox, last", to); err != nil {
+		if err := g.join(ctx, "last", to); err != nil {
 			return err
 		}
 	}
@@ -118,13 +118,13 @@ func (g *gathering) grow(ctx context.Context, count int, to Scope) error {
 	return nil
 }
 
-// join runs one more pod and adds what RunPodSandbox took under a name, if it has one.
-func (g *gathering) join(ctx context.Context, name string, to Scope) error {
+// join runs one more pod and adds what its calls took, if it is said which pod it is.
+func (g *gathering) join(ctx context.Context, which string, to Scope) error {
 	m, err := g.t.begin(ctx, &g.c.Pods, g.c.container(life), func(called string, call func() error) error {
 		start := time.Now()
 		answer := call()
-		if called == "RunPodSandbox" && name != "" {
-			to.Took(name, time.Since(start))
+		if which != "" {
+			to.Took(called+", "+which, time.Since(start))
 		}
 		return answer
 	})
