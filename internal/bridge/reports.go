@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -45,13 +46,15 @@ func (s *segment) keepReports() error {
 	t := c.AddTable(s.reportsTable())
 	c.DelTable(t)
 	c.AddTable(t)
+	reports := c.AddChain(&nftables.Chain{Name: "reports", Table: t})
+	for records := mostRecords; records > 0; records-- { // most have most
+		s.rule(c, reports, isOf(records), verdict(expr.VerdictDrop, ""))
+	}
 	chain := c.AddChain(&nftables.Chain{
 		Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(-300), // before iptables see it
 	})
-	for records := range mostRecords {
-		s.rule(c, chain, betweenPods(), isReport(records+1), verdict(expr.VerdictDrop, ""))
-	}
+	s.rule(c, chain, isReport(), betweenPods(), verdict(expr.VerdictJump, reports.Name))
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables table %s of bridges: %w", s.name, err)
 	}
@@ -66,26 +69,34 @@ func betweenPods() []expr.Any {
 	return all
 }
 
-// isReport matches a report of so many records, all of own groups and without sources.
-func isReport(records int) []expr.Any {
-	all := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_IPV6)},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{unix.IPPROTO_ICMPV6}},
-	}
-	is := func(offset int, want []byte) {
-		all = append(all, &expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: uint32(offset), Len: uint32(len(want))},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: want})
-	}
+// isReport is asked first: most packets are something else.
+func isReport() []expr.Any {
+	return slices.Concat(
+		[]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: binaryutil.BigEndian.PutUint16(unix.ETH_P_IPV6)},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{unix.IPPROTO_ICMPV6}},
+		},
+		holds(0, []byte{mldReport}))
+}
+
+// isOf matches a report of so many records, all of own groups and without sources.
+func isOf(records int) []expr.Any {
 	groups := ownGroups()
 	own := groups.Addr().AsSlice()[:groups.Bits()/8]
-	is(0, []byte{mldReport})
-	is(mldCount, binaryutil.BigEndian.PutUint16(uint16(records)))
+	all := holds(mldCount, binaryutil.BigEndian.PutUint16(uint16(records)))
 	for i := range records {
-		at := mldRecords + i*recordLength
-		is(at+recordRest, []byte{0, 0, 0})
-		is(at+recordGroup, own)
+		at := uint32(mldRecords + i*recordLength)
+		all = slices.Concat(all, holds(at+recordGroup, own), holds(at+recordRest, []byte{0, 0, 0}))
 	}
 	return all
+}
+
+// holds matches what is at an offset behind the IP headers.
+func holds(offset uint32, want []byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: uint32(len(want))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: want},
+	}
 }
