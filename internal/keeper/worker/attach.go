@@ -162,29 +162,21 @@ func (s *stream) join(v *viewer, fd int) bool {
 // show gives the viewers what came since they were shown something. One that does not take it is
 // cut off: the log does not wait. The caller holds s.mu.
 func (s *stream) show() {
-	if len(s.viewers) == 0 {
+	if len(s.viewers) == 0 || s.viewed == s.st.size {
 		s.viewed = s.st.size
 		return
 	}
-	b := pool.Get().(*buffers)
-	defer pool.Put(b)
-	for s.viewed < s.st.size {
-		data, err := s.st.read(b.raw[:], s.viewed)
-		if err != nil {
-			log.Printf("%s: attach: %v", s.log.path, err)
-			return
-		}
-		s.viewed += int64(len(data))
-		for v, fd := range s.viewers {
-			if err := writeAll(fd, data); err != nil {
-				delete(s.viewers, v)
-				if errors.Is(err, unix.EPIPE) {
-					err = errLeft
-				} else {
-					err = errSlow
-				}
-				v.end(err)
+	data := s.st.from(s.viewed)
+	s.viewed = s.st.size
+	for v, fd := range s.viewers {
+		if err := writeAll(fd, data); err != nil {
+			delete(s.viewers, v)
+			if errors.Is(err, unix.EPIPE) {
+				err = errLeft
+			} else {
+				err = errSlow
 			}
+			v.end(err)
 		}
 	}
 }

@@ -30,7 +30,7 @@ const (
 	// maxCap: 1e6 bytes each), and the buffers before and behind it (32 KiB of pools.Copy, 16 KiB of
 	// logger.Copier).
 	noteBroken = "gantry: dockerd ended while the container ran; what it had read, at most 2.1 MB a stream, may be missing here"
-	noteLost   = "gantry: gantry-keeper was killed, all of it; up to 32 KiB of output may be missing here"
+	noteLost   = "gantry: gantry-keeper was killed, all of it; up to 64 KiB of output may be missing here"
 )
 
 // feedFrom begins to log what comes from dockerd's FIFO at path file.

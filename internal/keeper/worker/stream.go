@@ -5,7 +5,6 @@ import (
 	"log"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -95,7 +94,7 @@ type stream struct {
 
 // buffers are borrowed while output moves; an idle container has none.
 type buffers struct {
-	raw [window]byte
+	raw [window / 2]byte
 	out [2 * window]byte
 }
 
@@ -127,10 +126,13 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 		s.append(false)
 		reached := limit >= 0 && s.st.size >= limit
 		again := n > 0 || s.st.waiting() < before || errors.Is(err, unix.EINTR)
-		s.mu.Unlock()
-		if !again || reached {
-			return false
+		if again && !reached {
+			s.mu.Unlock()
+			continue
 		}
+		s.st.rest()
+		s.mu.Unlock()
+		return false
 	}
 }
 
@@ -162,7 +164,7 @@ func (s *stream) copy(fd int) (int, error) {
 	}
 	b := pool.Get().(*buffers)
 	defer pool.Put(b)
-	n, err := unix.Read(fd, b.raw[:window/2])
+	n, err := unix.Read(fd, b.raw[:])
 	if n <= 0 {
 		return 0, err
 	}
@@ -174,17 +176,17 @@ func (s *stream) append(flush bool) {
 	if s.st.waiting() == 0 {
 		return
 	}
+	if err := s.st.awake(); err != nil {
+		log.Printf("%s: %v", s.log.path, err)
+		return
+	}
 	for s.late {
 		s.recoverLate()
 	}
 	b := pool.Get().(*buffers)
 	defer pool.Put(b)
 	for s.st.waiting() > 0 {
-		raw, err := s.st.read(b.raw[:], atomic.LoadInt64(&s.st.rec.done))
-		if err != nil {
-			log.Printf("%s: %v", s.log.path, err)
-			return
-		}
+		raw := s.st.waits()
 		n := s.ready(raw, len(b.out))
 		if n == 0 && flush && s.flushes() {
 			n = len(raw)
@@ -200,16 +202,12 @@ func (s *stream) append(flush bool) {
 // stamp, without the part that the log already has. Where nobody can say what it has, that is done later.
 func (s *stream) recover() {
 	n, at, offset := s.st.pending()
-	if n <= 0 || n > window {
+	if n <= 0 || n > s.st.waiting() {
 		return
 	}
 	b := pool.Get().(*buffers)
 	defer pool.Put(b)
-	raw, err := s.st.read(b.raw[:n], atomic.LoadInt64(&s.st.rec.done))
-	if err != nil {
-		log.Printf("%s: %v", s.log.path, err)
-		return
-	}
+	raw := s.st.waits()[:n]
 	if s.st.drops() {
 		if !s.st.hasLine() {
 			s.st.setLine(s.dropped(s.st.lineNow(), raw))
@@ -240,11 +238,7 @@ func (s *stream) recoverLate() {
 	}
 	s.late = false
 	n, _, _ := s.st.pending()
-	raw, err := s.st.read(make([]byte, n), atomic.LoadInt64(&s.st.rec.done))
-	if err != nil {
-		log.Printf("%s: %v", s.log.path, err)
-		return
-	}
+	raw := s.st.waits()[:n]
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
 	s.log.drop(s, raw, s.dropped(lineState(s.st.rec.was), raw))
@@ -279,6 +273,7 @@ func (s *stream) finish() {
 	defer s.mu.Unlock()
 	if s.st != nil {
 		s.append(true)
+		s.st.rest()
 	}
 }
 
