@@ -268,9 +268,9 @@ func (c *container) connect() error {
 
 // source opens what a stream reads.
 func (c *container) source(s *stream) error {
-	var fd int
 	var err error
 	if c.TTY {
+		var fd int
 		master, ok := c.held[fileMaster]
 		if !ok { // it went with a holder, and the session with it
 			master = -1
@@ -282,15 +282,13 @@ func (c *container) source(s *stream) error {
 		if err == nil {
 			err = unix.SetNonblock(fd, true)
 		}
+		s.src = os.NewFile(uintptr(fd), string(s.name))
 	} else {
-		// For reading alone: it would be woken for room to write, too.
-		kept := c.held[string(s.name)]
-		fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", kept), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		s.src, s.fifo, err = openFIFO(c.held[string(s.name)], string(s.name))
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", s.name, err)
 	}
-	s.src = os.NewFile(uintptr(fd), string(s.name))
 	s.rc, err = s.src.SyscallConn()
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"os"
 	"strconv"
 	"time"
 
@@ -118,11 +117,9 @@ func (s *sink) begin() error {
 		name: crilog.Stream(f.File), format: frames{st}, log: s.log, via: [2]int{-1, -1}, st: st,
 		logged: s.logged,
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", source), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if r.src, r.fifo, err = openFIFO(source, f.File); err != nil {
 		return fmt.Errorf("open %s: %w", f.File, err)
 	}
-	r.src = os.NewFile(uintptr(fd), f.File)
 	if r.rc, err = r.src.SyscallConn(); err != nil {
 		return err
 	}

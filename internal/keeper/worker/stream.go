@@ -77,10 +77,11 @@ func (p plain) lost(lineState, []byte) int       { return 0 }
 type stream struct {
 	name crilog.Stream
 	format
-	log *logFile
-	src *os.File // the FIFO, or the terminal's master
-	rc  syscall.RawConn
-	via [2]int // terminal: pipe between master and stage, kept by the holder; else -1
+	log  *logFile
+	src  *os.File // the FIFO, or the terminal's master
+	rc   syscall.RawConn
+	fifo *fifo  // nil with a terminal
+	via  [2]int // terminal: pipe between master and stage, kept by the holder; else -1
 
 	// logged, if set, is called with a batch that is in the log, before that is on record.
 	logged func(st *stage, raw []byte)
@@ -90,6 +91,7 @@ type stream struct {
 	viewers map[*viewer]int
 	viewed  int64 // what viewers have got
 	late    bool  // the batch of a dead worker is still to be completed
+	pace    pace
 }
 
 // buffers are borrowed while output moves; an idle container has none.
@@ -102,15 +104,28 @@ var pool = sync.Pool{New: func() any { return new(buffers) }}
 
 // start begins to read. What a predecessor left is logged first: a poll may stay silent about it.
 func (s *stream) start(wg *sync.WaitGroup) {
+	round := func(fd uintptr) bool {
+		s.mu.Lock()
+		wait := s.pace.next(time.Now())
+		s.mu.Unlock()
+		if wait > 0 {
+			<-time.After(wait)
+		}
+		return s.pull(int(fd), -1)
+	}
 	wg.Go(func() {
-		_ = s.rc.Read(func(fd uintptr) bool { return s.pull(int(fd), -1) })
+		if s.fifo != nil {
+			s.fifo.rounds(round)
+			return
+		}
+		_ = s.rc.Read(round)
 	})
 }
 
 // pull moves output until none is there, or until the stream's position limit if that is not
 // negative. It returns true when the stream was closed.
 func (s *stream) pull(fd int, limit int64) (closed bool) {
-	for {
+	for moved := 0; ; {
 		s.mu.Lock()
 		if s.st == nil {
 			s.mu.Unlock()
@@ -122,6 +137,7 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINTR) {
 			log.Printf("%s: read output: %v", s.log.path, err)
 		}
+		moved += n
 		s.show()
 		s.append(false)
 		reached := limit >= 0 && s.st.size >= limit
@@ -131,6 +147,7 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 			continue
 		}
 		s.st.rest()
+		s.pace.end(moved, time.Now())
 		s.mu.Unlock()
 		return false
 	}
@@ -289,6 +306,9 @@ func (s *stream) close() {
 	}
 	s.viewers = nil
 	s.mu.Unlock()
+	if s.fifo != nil {
+		_ = s.fifo.Close()
+	}
 	_ = s.src.Close()
 	if s.via[0] >= 0 {
 		_ = unix.Close(s.via[0])
