@@ -12,8 +12,8 @@ import (
 )
 
 // A pod reports by multicast which IPv6 groups it listens to (RFC 3810), and so first of all, several times, those
-// that belong to its own addresses. All other pods of the bridge would receive that: at 500 pods three milliseconds
-// of the node's processor time for each that begins. Nobody wants it: such groups are of the link's scope, so no
+// that belong to its own addresses. All other pods of the bridge would receive that: at 500 pods milliseconds of
+// the node's processor time for each that begins. Nobody wants it: such groups are of the link's scope, so no
 // router forwards them (RFC 4291), and the bridge, which may, reads a report before our rules see it. So reports
 // of nothing else are not forwarded from one pod to another; to the node and to other ports they go.
 
