@@ -137,11 +137,14 @@ func (e *Engine) makeSandbox(ctx context.Context, spec *pod.SandboxSpec, r *sand
 // inherit makes a cgroup the sandbox's that was there when the sandbox was planned, and that its owner,
 // which saw no record of the sandbox yet, has removed since.
 func (e *Engine) inherit(key pod.Key, r *sandboxRecord) error {
-	if r.OwnCgroup || e.cgroups.Exists(r.Cgroup) {
+	if r.OwnCgroup {
 		return nil
 	}
 	e.sharing.Lock()
 	defer e.sharing.Unlock()
+	if e.cgroups.Exists(r.Cgroup) {
+		return nil
+	}
 	r.OwnCgroup = true
 	return e.writeSandbox(key, r)
 }
