@@ -114,7 +114,7 @@ func (s *segment) setUp(h *netlink.Handle, link netlink.Link, subnets []netip.Pr
 	if err := h.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("bridge %s up: %w", s.name, err)
 	}
-	addrs, err := h.AddrList(link, unix.AF_UNSPEC)
+	addrs, err := addressesOf(h, link)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", s.name, err)
 	}
@@ -143,7 +143,7 @@ func (s *segment) plugAgain(h *netlink.Handle) error {
 
 // overlap refuses subnets that another link of the node has an address in: replies would go there.
 func overlap(h *netlink.Handle, bridge string, subnets []netip.Prefix) error {
-	links, err := h.LinkList()
+	links, err := Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
@@ -151,7 +151,7 @@ func overlap(h *netlink.Handle, bridge string, subnets []netip.Prefix) error {
 		if link.Attrs().Name == bridge {
 			continue
 		}
-		addrs, err := h.AddrList(link, unix.AF_UNSPEC)
+		addrs, err := addressesOf(h, link)
 		if err != nil {
 			return fmt.Errorf("addresses of %s: %w", link.Attrs().Name, err)
 		}
@@ -169,7 +169,7 @@ func overlap(h *netlink.Handle, bridge string, subnets []netip.Prefix) error {
 
 // portsOf returns the links whose master is the bridge with this index.
 func portsOf(h *netlink.Handle, bridge int) ([]netlink.Link, error) {
-	links, err := h.LinkList()
+	links, err := Whole(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("links: %w", err)
 	}
@@ -180,4 +180,8 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	addr, ok := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
 	return netip.PrefixFrom(addr.Unmap(), bits), ok
+}
+
+func addressesOf(h *netlink.Handle, link netlink.Link) ([]netlink.Addr, error) {
+	return Whole(func() ([]netlink.Addr, error) { return h.AddrList(link, unix.AF_UNSPEC) })
 }

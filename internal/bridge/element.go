@@ -128,7 +128,8 @@ func flushUDP(rules []portRule) error {
 		byFamily[fam] = append(byFamily[fam], f)
 	}
 	for fam, filters := range byFamily {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, fam, filters...); err != nil {
+		forget := func() (uint, error) { return netlink.ConntrackDeleteFilters(netlink.ConntrackTable, fam, filters...) }
+		if _, err := Whole(forget); err != nil {
 			return fmt.Errorf("forget UDP flows: %w", err)
 		}
 	}

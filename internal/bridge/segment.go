@@ -15,7 +15,6 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"gantry/internal/sysctl"
 )
@@ -182,7 +181,7 @@ func (s *segment) check(id attachmentID, netns string) error {
 		if err != nil {
 			return fmt.Errorf("link %s: %w", id.IfName, err)
 		}
-		have, err := h.AddrList(eth, unix.AF_UNSPEC)
+		have, err := addressesOf(h, eth)
 		if err != nil {
 			return fmt.Errorf("addresses of %s: %w", id.IfName, err)
 		}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
+
+	"gantry/internal/bridge"
 )
 
 // Scope says where to look; everything else is taken as the machine has it.
@@ -81,7 +83,7 @@ func names(dir string) ([]string, error) {
 }
 
 func links() ([]string, error) {
-	found, err := netlink.LinkList()
+	found, err := bridge.Whole(netlink.LinkList)
 	var all []string
 	for _, l := range found {
 		all = append(all, l.Type()+" "+l.Attrs().Name)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/bridge"
 )
 
 const bootID = "/proc/sys/kernel/random/boot_id"
@@ -25,7 +27,7 @@ func (n *Node) Reboot() {
 	for _, dir := range []string{n.State, "/run/netns"} {
 		n.empty(dir)
 	}
-	links, err := netlink.LinkList()
+	links, err := bridge.Whole(netlink.LinkList)
 	if err != nil {
 		n.t.Fatal(err)
 	}
