@@ -51,7 +51,7 @@ func TestForwardPolicyOfAnotherTable(t *testing.T) {
 	for name, policy := range map[string][]string{
 		"iptables drops": {"iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP"},
 		"DOCKER-USER is there": {
-			"iptables -N DOCKER-USER", "iptables -A DOCKER-USER -j RETURN",
+			"iptables -N DOCKER-USER || iptables -L DOCKER-USER", "iptables -A DOCKER-USER -j RETURN",
 			"iptables -A FORWARD -j DOCKER-USER", "iptables -P FORWARD DROP",
 		},
 	} {
