@@ -53,7 +53,7 @@ checkpoint)
   echo pages > "$images/pages-1.img";;
 restore)
   [ -f "$images/core-1.img" ] || { echo "no images" >&2; exit 1; }
-  "$real" $global create --bundle "$bundle" --pid-file "$pidfile" $console "$1" && "$real" $global start "$1";;
+  "$real" $global create --bundle "$bundle" --pid-file "$pidfile" $console "$1" && "$real" $global start "$1" >/dev/null 2>&1;; # not into the container's streams
 esac
 `
 
