@@ -93,6 +93,7 @@ func (m *Manager) engineStart(ctx context.Context, c *containerEntry) (engine.St
 func (m *Manager) failStart(ctx context.Context, c *containerEntry, reason error) {
 	ctx, cancel := context.WithTimeout(ctx, m.times.Undo)
 	defer cancel()
+	c.starting.Store(false) // the end that is seen now is not one of a container that ran
 	err := c.pod.engine.SignalContainer(ctx, c.key, engine.Signal{Name: "SIGKILL", All: true})
 	if err != nil && !errdefs.IsNotFound(err) {
 		m.log.Warn("a container that could not be started could not be killed", "container", c.key, "error", err)

@@ -169,7 +169,7 @@ type containerEntry struct {
 	exited  chan struct{}  // closed when the container has ended
 	once    sync.Once      // closes exited
 	oldBoot bool           // its record is from before the machine last started
-	// starting says that the engine was asked to start it: its exit may be seen before the answer.
+	// starting says that the engine was asked to start it, and did not refuse: its exit may be seen before the answer.
 	starting atomic.Bool
 }
 

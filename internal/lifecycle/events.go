@@ -49,7 +49,7 @@ func (m *Manager) containerChanged(c *containerEntry, was, is *pod.Container) {
 	case is.State == pod.ContainerRunning:
 		m.tell(event.Started, is.ID, c.pod)
 	case is.State == pod.ContainerExited:
-		if was.State == pod.ContainerCreated && c.starting.Load() && is.Reason != pod.ReasonStartFail {
+		if was.State == pod.ContainerCreated && c.starting.Load() {
 			m.tell(event.Started, is.ID, c.pod)
 		}
 		m.tell(event.Stopped, is.ID, c.pod)
