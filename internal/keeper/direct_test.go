@@ -2,7 +2,6 @@ package keeper_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -10,6 +9,7 @@ import (
 
 	"gantry/internal/crilog"
 	"gantry/internal/keeper"
+	"gantry/internal/ociruntime"
 )
 
 // onlyCreates is a crun that starts and deletes nothing.
@@ -130,12 +130,10 @@ func TestDirectStartOfADeadProcess(t *testing.T) {
 // crunSays is the container's state, as crun knows it.
 func (b *bench) crunSays(key string) string {
 	b.t.Helper()
-	out, err := exec.Command("/usr/bin/crun", "--root", b.crun, "state", key).Output()
+	said, err := ociruntime.Status(b.context(), ociruntime.Runtime{Path: "/usr/bin/crun", Args: []string{"--root", b.crun}}, key)
 	if err != nil {
-		b.t.Fatalf("crun state: %v", err)
+		b.t.Fatal(err)
 	}
-	_, after, _ := strings.Cut(string(out), `"status": "`)
-	said, _, _ := strings.Cut(after, `"`)
 	return said
 }
 
