@@ -7,6 +7,7 @@ package logdriver
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"time"
 
 	"gantry/internal/crilog"
@@ -56,20 +57,19 @@ func starts(raw []byte) bool {
 		(source == string(crilog.Stdout) || source == string(crilog.Stderr))
 }
 
-// Next takes the first frame of raw. used is 0 when raw is the beginning of a frame only. Bytes that are
+// next takes the first frame of raw. used is 0 when raw is the beginning of a frame only. Bytes that are
 // none, as there may be where the beginning of a frame was lost, are used up to the next frame: then ok
-// is false.
-func Next(raw []byte) (e Entry, used int, ok bool) {
-	if len(raw) < headSize {
-		return Entry{}, 0, false
-	}
+// is false. Where nothing comes after raw, what would be a beginning is no frame either, and used is never 0.
+func next(raw []byte, more bool) (e Entry, used int, ok bool) {
 	if starts(raw) {
 		n := lengthSize + int(binary.BigEndian.Uint32(raw))
-		if len(raw) < n {
+		if len(raw) < n && more {
 			return Entry{}, 0, false
 		}
-		if e, ok = parse(raw[lengthSize:n]); ok {
-			return e, n, true
+		if len(raw) >= n {
+			if e, ok = parse(raw[lengthSize:n]); ok {
+				return e, n, true
+			}
 		}
 	}
 	for i := 1; i <= len(raw)-headSize; i++ {
@@ -77,7 +77,27 @@ func Next(raw []byte) (e Entry, used int, ok bool) {
 			return Entry{}, i, false
 		}
 	}
-	return Entry{}, len(raw) - headSize + 1, false
+	if more {
+		return Entry{}, max(0, len(raw)-headSize+1), false
+	}
+	return Entry{}, len(raw), false
+}
+
+// First takes the first frame of raw, which Ready gave out, and says how many bytes it has. Where raw begins
+// with bytes that are no frame, ok is false and used is their number.
+func First(raw []byte) (e Entry, used int, ok bool) { return next(raw, false) }
+
+// All visits the frames of raw, which Ready gave out, and where in raw each ends.
+func All(raw []byte) iter.Seq2[*Entry, int] {
+	return func(yield func(*Entry, int) bool) {
+		for n := 0; n < len(raw); {
+			e, used, ok := First(raw[n:])
+			n += used
+			if ok && !yield(&e, n) {
+				return
+			}
+		}
+	}
 }
 
 // parse decodes one LogEntry.
@@ -153,11 +173,12 @@ func Append(dst []byte, e *Entry) []byte {
 }
 
 // Ready says how many bytes of raw, which starts with a frame, can be logged without waiting for more:
-// whole frames, as far as Format of them fits into room bytes.
+// whole frames, as far as Format of them fits into room bytes. First, All, Format and After find the same
+// frames in so many bytes.
 func Ready(raw []byte, room int) int {
 	n := 0
 	for {
-		e, used, ok := Next(raw[n:])
+		e, used, ok := next(raw[n:], true)
 		if ok {
 			// The content may hold no newline; see Format.
 			room -= len(e.Line) + maxHead
@@ -173,15 +194,7 @@ func Ready(raw []byte, room int) int {
 // stamped with dockerd's time. It depends on its arguments alone, so that a batch that was interrupted can
 // be made again byte for byte.
 func Format(dst, raw []byte) []byte {
-	for len(raw) > 0 {
-		e, used, ok := Next(raw)
-		if used == 0 {
-			return dst
-		}
-		raw = raw[used:]
-		if !ok {
-			continue
-		}
+	for e := range All(raw) {
 		dst = time.Unix(0, e.Time).UTC().AppendFormat(dst, time.RFC3339Nano)
 		dst = append(append(append(dst, ' '), e.Source...), ' ', tagOf(e.Partial), ' ')
 		at := len(dst)
@@ -214,17 +227,12 @@ func Of(s crilog.Stream) Open {
 
 // After is what is unfinished after raw, which is whole frames, if o was before.
 func (o Open) After(raw []byte) Open {
-	for len(raw) > 0 {
-		e, used, ok := Next(raw)
-		switch {
-		case used == 0:
-			return o
-		case ok && e.Partial:
+	for e := range All(raw) {
+		if e.Partial {
 			o |= Of(e.Source)
-		case ok:
+		} else {
 			o &^= Of(e.Source)
 		}
-		raw = raw[used:]
 	}
 	return o
 }

@@ -20,6 +20,9 @@ func frame(source crilog.Stream, line string, partial bool) string {
 // ofDocker is what dockerd's own encoder makes of the last piece of a line: partial, with metadata.
 const ofDocker = "\x00\x00\x00\x24" + "\x0a\x06stdout" + "\x10\x01" + "\x1a\x02hi" + "\x20\x01" + "\x2a\x12" + "\x08\x01" + "\x12\x0cabcdefghijkl" + "\x18\x02"
 
+// looksLonger looks like the beginning of a frame that goes on.
+const looksLonger = "\x00\x00\x10\x00\x0a\x06stdout\xff"
+
 func TestFormat(t *testing.T) {
 	for name, tc := range map[string]struct{ raw, want string }{
 		"a line is one entry tagged F":             {frame("stdout", "one", false), stamp + " stdout F one\n"},
@@ -28,6 +31,7 @@ func TestFormat(t *testing.T) {
 		"an empty line is an entry":                {frame("stdout", "", false), stamp + " stdout F \n"},
 		"the last piece ends the line":             {ofDocker, "1970-01-01T00:00:00.000000001Z stdout F hi\n"},
 		"a newline in a line makes no entry":       {frame("stdout", "a\nb", false), stamp + " stdout F a b\n"},
+		"nor does a frame that looks longer":       {looksLonger + frame("stdout", "one", false), stamp + " stdout F one\n"},
 		"what is left of a lost frame is no entry": {"tail of a frame" + frame("stdout", "one", false), stamp + " stdout F one\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,6 +91,7 @@ func TestUnfinishedLines(t *testing.T) {
 func FuzzFormat(f *testing.F) {
 	f.Add([]byte(frame("stdout", "one", false)+frame("stderr", strings.Repeat("x", 16384), true)), 20)
 	f.Add([]byte("junk"+ofDocker), 3)
+	f.Add([]byte(looksLonger+ofDocker+strings.Repeat("x", 4096)), 3)
 	f.Fuzz(func(t *testing.T, raw []byte, cut int) {
 		cut = logdriver.Ready(raw[:max(0, min(cut, len(raw)))], 1<<20)
 		log := logdriver.Format(nil, raw[:cut])
