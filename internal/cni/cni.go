@@ -40,7 +40,6 @@ type Options struct {
 
 	AttachTimeout time.Duration // 0: one minute
 	DetachTimeout time.Duration // 0: one minute
-	StatusTimeout time.Duration // 0: five seconds
 
 	Log *slog.Logger // nil: slog.Default()
 }
@@ -48,7 +47,6 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.AttachTimeout = orElse(o.AttachTimeout, time.Minute)
 	o.DetachTimeout = orElse(o.DetachTimeout, time.Minute)
-	o.StatusTimeout = orElse(o.StatusTimeout, 5*time.Second)
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -144,8 +142,6 @@ func (n *Network) Status(ctx context.Context) error {
 	if err := n.findPlugins(conf); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.opts.StatusTimeout)
-	defer cancel()
 	if err := n.cni.GetStatusNetworkList(ctx, conf.list); err != nil {
 		return fmt.Errorf("%s: network %q is not ready: %w: %w", conf.name, conf.list.Name, err, errdefs.ErrUnavailable)
 	}

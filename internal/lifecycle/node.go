@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -59,13 +60,16 @@ func (m *Manager) sayWhatHangs(verbose map[string]string) {
 }
 
 // check bounds a check also when what it asks ignores its context. A check that hangs is joined by
-// the next instead of piling up.
+// the next instead of piling up. What is asked has somewhat less time than who waits: who heeds its
+// context can say what hangs.
 func (m *Manager) check(ctx context.Context, what string, ask func(context.Context) error) error {
-	silent := fmt.Errorf("%s did not answer within %v: %w", what, m.times.Status, errdefs.ErrUnavailable)
-	ctx, cancel := context.WithTimeoutCause(ctx, m.times.Status, silent)
+	within := func(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+		return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s did not answer within %v: %w", what, d, errdefs.ErrUnavailable))
+	}
+	ctx, cancel := within(ctx, m.times.Status)
 	defer cancel()
 	_, err := m.actions.do(ctx, "check "+what, func(own context.Context) (struct{}, error) {
-		own, cancel := context.WithTimeoutCause(own, m.times.Status, silent)
+		own, cancel := within(own, m.times.Status*4/5)
 		defer cancel()
 		return struct{}{}, ask(own)
 	})

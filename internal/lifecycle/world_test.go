@@ -53,8 +53,8 @@ func (n *network) do(ctx context.Context, method string, f func()) error {
 	if hanging {
 		<-ctx.Done()
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s was cut off: %w", method, context.Cause(ctx))
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
