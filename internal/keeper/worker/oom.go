@@ -104,8 +104,9 @@ func (o *oomWatch) ended(key string, killed bool) int {
 	if w == nil {
 		return 0
 	}
-	if _, ok := o.kills(w.path); ok || !killed {
-		o.count(w)
+	// One look: the cgroup may be gone before the next.
+	if n, ok := o.kills(w.path); ok || !killed {
+		o.count(w, n)
 	} else {
 		o.unexplained(w)
 	}
@@ -190,14 +191,13 @@ func (o *oomWatch) readEvent(w *oomWatched) {
 }
 
 func (o *oomWatch) check(w *oomWatched) {
-	if o.count(w) {
+	if n, ok := o.kills(w.path); ok && o.count(w, n) {
 		o.tell(w.key)
 	}
 }
 
-// count looks at a container's cgroup and says whether there are more kills than before.
-func (o *oomWatch) count(w *oomWatched) bool {
-	n, _ := o.kills(w.path)
+// count notes that a container's cgroup counts n kills, and says whether these are more than before.
+func (o *oomWatch) count(w *oomWatched, n int) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	more := n - w.seen

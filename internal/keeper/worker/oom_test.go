@@ -1,10 +1,13 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // events writes how many processes were killed in a cgroup of a fixture.
@@ -71,5 +74,38 @@ func TestKillsInCgroupsThatAreGone(t *testing.T) {
 				t.Errorf("parents remembered: %v", o.known)
 			}
 		})
+	}
+}
+
+// A cgroup may go between two looks at it.
+func TestKillsInACgroupThatGoes(t *testing.T) {
+	root := t.TempDir()
+	events(t, root, "/pod", 0)
+	events(t, root, "/pod/a.scope", 0)
+	o, err := newOOMWatch(root, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = o.inotify.Close() })
+	o.add("a", "/pod/a.scope")
+	events(t, root, "/pod", 1)
+	file := o.file("/pod/a.scope")
+	if err := errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan error, 1)
+	go func() { // whoever opens the file reads it to its end, and nobody opens it again
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString("oom_kill 1\n")
+			err = errors.Join(err, os.RemoveAll(filepath.Dir(file)), f.Close())
+		}
+		gone <- err
+	}()
+	if got := o.ended("a", true); got != 1 {
+		t.Errorf("%d kills, want 1", got)
+	}
+	if err := <-gone; err != nil {
+		t.Fatal(err)
 	}
 }
