@@ -1,11 +1,14 @@
 package keeper_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -39,6 +42,36 @@ func TestStartSurvivesAKilledRuntime(t *testing.T) {
 			}
 			if err := b.Start(b.context(), "c"); err != nil {
 				t.Fatalf("start: %v", err)
+			}
+			b.touch("go")
+			if e := b.exit("c"); e.Code != 9 {
+				t.Errorf("exit %+v, want 9", e)
+			}
+		})
+	}
+}
+
+// A start that was killed when it had told the process to go on, and had not noted it, is not waited for again.
+func TestStartThatWasHeardAndNotNoted(t *testing.T) {
+	for name, tell := range map[string]string{"crun": "echo >%s", "runc": "head -c 1 %s"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			path, armed, root := filepath.Join(b.dir, "dying"), filepath.Join(b.dir, "armed"), filepath.Join(b.crun, name)
+			script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *\" start \"*) rm %s && { %s; kill -9 $$; };; esac\nexec /usr/bin/%s \"$@\"\n",
+				armed, fmt.Sprintf(tell, filepath.Join(root, "c", "exec.fifo")), name)
+			if err := errors.Join(os.WriteFile(path, []byte(script), 0o700), os.WriteFile(armed, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			c := container{script: waitAndExit}
+			c.Runtime = keeper.Runtime{Path: path, Args: []string{"--root", root}}
+			began := time.Now()
+			req := b.run("c", c)
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("the start took %v", took)
+			}
+			state, err := exec.Command("/usr/bin/"+name, "--root", root, "state", req.Key).Output()
+			if err != nil || !strings.Contains(string(state), `"status": "running"`) {
+				t.Errorf("the runtime says %s, %v", state, err)
 			}
 			b.touch("go")
 			if e := b.exit("c"); e.Code != 9 {

@@ -36,6 +36,7 @@ type saved struct {
 	Pid     int    `json:"pid,omitempty"`
 	Began   uint64 `json:"began,omitempty"` // the pid's start time in clock ticks, against reuse
 	MadeLog bool   `json:"madeLog,omitempty"`
+	Program string `json:"program,omitempty"` // what the process is before its start, by which programOf knows it
 }
 
 // container is one container in the worker's hands.

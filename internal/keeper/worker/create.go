@@ -112,7 +112,7 @@ func (c *container) adopt() error {
 		return err
 	}
 	c.mu.Lock()
-	c.Pid, c.Began = pid, startTime(pid)
+	c.Pid, c.Began, c.Program = pid, startTime(pid), programOf(pid)
 	c.mu.Unlock()
 	return c.claim()
 }

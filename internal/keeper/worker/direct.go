@@ -16,8 +16,8 @@ import (
 // What the OCI runtime would do is done here without its process where the client says that it may
 // (wire.Create.DirectStart, DirectDelete): see docs/adr/0018.
 
-// startFIFO is where crun's created process waits, in crun's record of the container. While it is
-// there crun calls the container created.
+// startFIFO is where a created process of crun or runc waits, in the runtime's record of the container. While it is
+// there the runtime calls the container created.
 const startFIFO = "exec.fifo"
 
 // record is where the OCI runtime was told to keep what it knows of the container.
@@ -52,10 +52,19 @@ func (c *container) startDirect(interrupted bool) error {
 		}
 	}
 	c.w.reached(startHeard)
-	if err := os.Remove(path); err != nil {
+	c.removeStartFIFO()
+	return nil
+}
+
+// removeStartFIFO makes the runtime call the container running.
+func (c *container) removeStartFIFO() {
+	dir, ok := c.record()
+	if !ok {
+		return
+	}
+	if err := os.Remove(filepath.Join(dir, startFIFO)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		log.Printf("container %s runs, and its OCI runtime calls it created: %v", c.Key, err)
 	}
-	return nil
 }
 
 // deleteDirect takes away what the runtime was to take away: processes, cgroup, and the runtime's record

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -64,12 +65,22 @@ func (c *container) invokeStart(interrupted bool) error {
 			return err
 		}
 	}
-	start := func() error { return invoke(c.wanted, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key) }
-	err := start()
-	if unanswered(err) {
+	start := func(ctx context.Context) error {
+		return invoke(ctx, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key)
+	}
+	again := func() error {
+		ctx, cancel := context.WithCancel(c.wanted)
+		defer cancel()
+		go c.cancelWhenHeard(ctx, cancel)
+		return start(ctx)
+	}
+	var err error
+	if interrupted {
+		err = again()
+	} else if err = start(c.wanted); unanswered(err) {
 		interrupted = true
 		if c.waitsForStart() {
-			err = start()
+			err = again()
 		}
 	}
 	if err != nil && interrupted && !c.waitsForStart() {
@@ -78,10 +89,46 @@ func (c *container) invokeStart(interrupted bool) error {
 	return err
 }
 
-// waitsForStart says whether the OCI runtime still calls the container created, or says nothing.
+// cancelWhenHeard cancels a repeated start whose process goes on: runc's, told before, reads for ever what nobody
+// writes any more. It leaves one that works the time to end.
+func (c *container) cancelWhenHeard(ctx context.Context, cancel context.CancelFunc) {
+	for !c.heard() {
+		if !sleep(ctx, 20*time.Millisecond) {
+			return
+		}
+	}
+	if sleep(ctx, time.Second) {
+		cancel()
+	}
+}
+
+// sleep says whether all of d passed before ctx's end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// heard says whether the created process is seen to run another program than the one in which it waited.
+func (c *container) heard() bool {
+	now := programOf(c.Pid)
+	return c.Program != "" && now != "" && now != c.Program
+}
+
+// waitsForStart says whether the OCI runtime still calls the container created, or says nothing. It may do so of one
+// whose start was heard, where the command that was killed had not taken the FIFO away.
 func (c *container) waitsForStart() bool {
-	s := c.status()
-	return s == "" || s == "created"
+	if s := c.status(); s != "" && s != "created" {
+		return false
+	}
+	if !c.heard() {
+		return true
+	}
+	c.removeStartFIFO()
+	return false
 }
 
 // status is what the OCI runtime calls the container's state; "" when it does not answer.

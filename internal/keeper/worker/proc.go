@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,15 @@ func readStat(pid int) (stat, bool) {
 func startTime(pid int) uint64 {
 	s, _ := readStat(pid)
 	return s.began
+}
+
+// programOf names the file that a process runs; "" when there is none.
+func programOf(pid int) string {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/exe", &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // orphans are the processes of a dead worker's run of an OCI command: the runtime and what it forked
