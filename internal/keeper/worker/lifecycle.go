@@ -65,22 +65,19 @@ func (c *container) invokeStart(interrupted bool) error {
 			return err
 		}
 	}
-	start := func(ctx context.Context) error {
-		return invoke(ctx, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key)
-	}
-	again := func() error {
+	start := func() error {
 		ctx, cancel := context.WithCancel(c.wanted)
 		defer cancel()
-		go c.cancelWhenHeard(ctx, cancel)
-		return start(ctx)
+		if interrupted {
+			go c.cancelWhenHeard(ctx, cancel)
+		}
+		return invoke(ctx, c.Runtime, c.dir, [3]*os.File{}, "start", c.Key)
 	}
-	var err error
-	if interrupted {
-		err = again()
-	} else if err = start(c.wanted); unanswered(err) {
+	err := start()
+	if unanswered(err) {
 		interrupted = true
 		if c.waitsForStart() {
-			err = again()
+			err = start()
 		}
 	}
 	if err != nil && interrupted && !c.waitsForStart() {
