@@ -69,7 +69,7 @@ func (m *Manager) check(ctx context.Context, what string, ask func(context.Conte
 	ctx, cancel := within(ctx, m.times.Status)
 	defer cancel()
 	_, err := m.actions.do(ctx, "check "+what, func(own context.Context) (struct{}, error) {
-		own, cancel := within(own, m.times.Status*4/5)
+		own, cancel := within(own, m.times.Status*9/10)
 		defer cancel()
 		return struct{}{}, ask(own)
 	})

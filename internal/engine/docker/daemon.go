@@ -14,8 +14,9 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// defaultPatience is how long the daemon may be silent before it counts as hung. The kubelet calls a
-// runtime unhealthy after 30 seconds.
+// defaultPatience is how long the daemon may be silent before it counts as hung. It is less than a check
+// for Status may take (lifecycle.Times.Status), which therefore says it. The kubelet calls a runtime
+// unhealthy after 30 seconds.
 const defaultPatience = 4 * time.Second
 
 // daemon is the connection to dockerd. A call may take as long as the work takes (a pull, the stop of
