@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"gantry/internal/keeper"
+	"gantry/internal/ociruntime"
 )
 
 // dying returns a runtime that is killed in its first command of that name, before or after it has
@@ -69,9 +69,9 @@ func TestStartThatWasHeardAndNotNoted(t *testing.T) {
 			if took := time.Since(began); took > 30*time.Second {
 				t.Errorf("the start took %v", took)
 			}
-			state, err := exec.Command("/usr/bin/"+name, "--root", root, "state", req.Key).Output()
-			if err != nil || !strings.Contains(string(state), `"status": "running"`) {
-				t.Errorf("the runtime says %s, %v", state, err)
+			said, err := ociruntime.Status(b.context(), ociruntime.Runtime{Path: "/usr/bin/" + name, Args: []string{"--root", root}}, req.Key)
+			if err != nil || said != "running" {
+				t.Errorf("the runtime says %q, %v", said, err)
 			}
 			b.touch("go")
 			if e := b.exit("c"); e.Code != 9 {

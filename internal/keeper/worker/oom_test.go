@@ -23,6 +23,16 @@ func events(t *testing.T, root, path string, kills int) {
 	}
 }
 
+func watchOf(t *testing.T, root string) *oomWatch {
+	t.Helper()
+	o, err := newOOMWatch(root, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = o.inotify.Close() })
+	return o
+}
+
 func TestKillsInCgroupsThatAreGone(t *testing.T) {
 	tests := map[string]struct {
 		parent, sibling int // what they count at the end
@@ -43,15 +53,12 @@ func TestKillsInCgroupsThatAreGone(t *testing.T) {
 			events(t, root, "/pod", 4) // of containers that were there before
 			events(t, root, "/pod/a.scope", 0)
 			events(t, root, "/pod/b.scope", 0)
-			o, err := newOOMWatch(root, func(string) {})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = o.inotify.Close() })
+			o := watchOf(t, root)
 			o.add("a", "/pod/a.scope")
 			o.add("b", "/pod/b.scope")
 			events(t, root, "/pod", 4+tt.parent)
 			events(t, root, "/pod/b.scope", tt.sibling)
+			var err error
 			switch {
 			case tt.parent < 0:
 				err = os.RemoveAll(filepath.Join(root, "pod"))
@@ -82,11 +89,7 @@ func TestKillsInACgroupThatGoes(t *testing.T) {
 	root := t.TempDir()
 	events(t, root, "/pod", 0)
 	events(t, root, "/pod/a.scope", 0)
-	o, err := newOOMWatch(root, func(string) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = o.inotify.Close() })
+	o := watchOf(t, root)
 	o.add("a", "/pod/a.scope")
 	events(t, root, "/pod", 1)
 	file := o.file("/pod/a.scope")
