@@ -214,6 +214,20 @@ func TestCheckpointThatFailsInTheRuntime(t *testing.T) {
 			}
 		})
 	}
+	t.Run("restore without an answer", func(t *testing.T) {
+		n := n.For(t)
+		breaks(t, fault, "restore mute")
+		archive := filepath.Join(t.TempDir(), "main.tar")
+		if err := checkpoint(n, id, archive, 30); err != nil {
+			t.Fatal(err)
+		}
+		copied := n.Create(pod, node.Container("copy-mute", archive), sandbox)
+		n.StartContainer(copied)
+		runsOn(n, copied)
+		if log := n.ReadLog(copied); strings.Count(log, " 0\n") != 1 {
+			t.Errorf("it was not restored once: %q", log)
+		}
+	})
 }
 
 func breaks(t *testing.T, fault, what string) {

@@ -10,7 +10,8 @@ import (
 
 // criuScript is a crun whose checkpoint and restore are played: a checkpoint writes files where CRIU
 // would write the processes, a restore begins the container's process anew. All else, freezing too, is
-// crun's. A file "NAME MODE" says what goes wrong in the command of that name: fail, hang, or die.
+// crun's. A file "NAME MODE" says what goes wrong in the command of that name: fail, hang, die, or
+// mute, to die when all is done.
 const criuScript = `#!/bin/sh
 real=%[1]q fault=%[2]q
 global= command= images= work= bundle= pidfile= console=
@@ -53,8 +54,10 @@ checkpoint)
   echo pages > "$images/pages-1.img";;
 restore)
   [ -f "$images/core-1.img" ] || { echo "no images" >&2; exit 1; }
-  "$real" $global create --bundle "$bundle" --pid-file "$pidfile" $console "$1" && "$real" $global start "$1" >/dev/null 2>&1;; # not into the container's streams
+  # What the kill of a crun does not end, as CRIU; start does not speak into the container's streams.
+  sh -c '"$0" $1 create --bundle "$2" --pid-file "$3" $4 "$5" && "$0" $1 start "$5" >/dev/null 2>&1' "$real" "$global" "$bundle" "$pidfile" "$console" "$1" || exit;;
 esac
+[ "$mode" != mute ] || kill -9 $$
 `
 
 // PlayCRIU puts a program criu on PATH and returns the path of a crun that plays checkpoints, and of the

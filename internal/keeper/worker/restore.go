@@ -17,14 +17,14 @@ func (c *container) unrestored() bool {
 	return c.Restore != "" && c.Pid == 0
 }
 
-// restore has the runtime make the container's processes again from a checkpoint. A restore that was
-// interrupted by a worker's end is taken over if it came to its end, else undone and tried once more.
+// restore has the runtime make the container's processes again from a checkpoint. A restore that was interrupted, by the
+// end of a worker or of the runtime itself, is taken over if the processes run: they would do twice what they do. Else it
+// is undone, and after a worker's end tried once more.
 func (c *container) restore(interrupted bool) error {
 	if !c.unrestored() {
 		return nil
 	}
 	if interrupted {
-		awaitOrphans(filepath.Join(c.dir, "pid"))
 		if c.restored() {
 			return c.takeRestored()
 		}
@@ -32,7 +32,7 @@ func (c *container) restore(interrupted bool) error {
 	}
 	err := c.invokeOnStreams("restore", "--detach", "--bundle", c.Bundle, "--image-path", c.Restore, "--work-path", c.dir,
 		"--pid-file", filepath.Join(c.dir, "pid"))
-	if err == nil {
+	if err == nil || unanswered(err) && c.restored() {
 		err = c.takeRestored()
 	}
 	if err == nil {
@@ -60,8 +60,9 @@ func criuErrors(path string) string {
 	return last
 }
 
-// restored says whether the runtime has the container, running.
+// restored says whether the runtime has the container, running, when what an interrupted restore left behind has ended.
 func (c *container) restored() bool {
+	awaitOrphans(filepath.Join(c.dir, "pid"))
 	pid, err := readPid(filepath.Join(c.dir, "pid"))
 	if err != nil || startTime(pid) == 0 {
 		return false
