@@ -42,14 +42,14 @@ read -r program when_command when pids < "$armed"
 rm "$armed"
 case $when in
 before) ;;
-after) "$real" "$@" >/dev/null;;
+after) if [ -n "$CNI_COMMAND" ]; then "$real" "$@" >/dev/null; else "$real" "$@"; fi;; # a container's streams stay
 begun) kill -9 $pids; exec "$real" "$@";;
 hang) exec sleep 1000001;;
 *)
   exec 3<&0
   "$real" "$@" <&3 &
   sleep "$when"
-  kill -9 $!;;
+  kill -9 $! 2>/dev/null;;
 esac
 kill -9 $$
 `
