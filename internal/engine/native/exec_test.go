@@ -88,6 +88,15 @@ func TestExecDeliversEverythingToASlowClient(t *testing.T) {
 }
 
 func TestEndedExecLeavesNoProcess(t *testing.T) {
+	for name, script := range map[string]string{
+		"two children":            "sleep 4321 & printf up; sleep 4322",
+		"one child after another": "printf up; while :; do sleep 4321 & done",
+	} {
+		t.Run(name, func(t *testing.T) { endedExecLeavesNoProcess(t, script) })
+	}
+}
+
+func endedExecLeavesNoProcess(t *testing.T, script string) {
 	p := newStation(t, "crun").newPod(t)
 	req := p.request("exec sleep 1000")
 	p.start(req)
@@ -99,7 +108,7 @@ func TestEndedExecLeavesNoProcess(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r)
 	}()
 	_, err := p.Exec(ctx, req.Spec.Key, &engine.Exec{
-		Args: []string{"sh", "-c", "sleep 4321 & printf up; sleep 4322"}, IO: engine.IO{Stdout: w},
+		Args: []string{"sh", "-c", script}, IO: engine.IO{Stdout: w},
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)

@@ -164,7 +164,18 @@ func (x *session) kill() error {
 	if x.Pid == 0 || startTime(x.Pid) != x.Began {
 		return nil
 	}
-	for _, pid := range x.family() {
+	// What is stopped forks no more: whoever comes with the next look was there before.
+	family := x.family()
+	for range 100 {
+		for _, pid := range family {
+			_ = unix.Kill(pid, unix.SIGSTOP)
+		}
+		before := len(family)
+		if family = x.family(); len(family) <= before {
+			break
+		}
+	}
+	for _, pid := range family {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("kill exec %s: %w", x.ID, err)
 		}
