@@ -46,7 +46,8 @@ type Features struct {
 	// Checkpoints says that it has checkpoint and restore; what they need beside it is CheckpointGap's.
 	Checkpoints bool
 	// Direct says that it is crun itself, not a wrapper: what its start and delete do is known (its
-	// src/libcrun/status.c and container.c, the same in every 1.x), and can be done without a process.
+	// src/libcrun/status.c and container.c, the same in every 1.x), and can be done without a process; and
+	// it takes a program on a read-only mount for the copy of itself that it would else make (cloned_binary.c).
 	Direct bool
 }
 

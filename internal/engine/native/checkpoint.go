@@ -40,7 +40,7 @@ func (e *Engine) Pause(ctx context.Context, key pod.Key) error {
 	if err != nil {
 		return err
 	}
-	runtime := ociruntime.Runtime(r.Runtime)
+	runtime := r.program()
 	if err = ociruntime.Pause(ctx, runtime, string(key)); err != nil && e.status(ctx, runtime, key) != "paused" {
 		return fmt.Errorf("pause container %s: %w", key.Short(), err)
 	}
@@ -59,7 +59,7 @@ func (e *Engine) Resume(ctx context.Context, key pod.Key) error {
 		}
 		_ = os.Remove(filepath.Join(e.containerDir(key), captureFile))
 	}
-	runtime := ociruntime.Runtime(r.Runtime)
+	runtime := r.program()
 	if err = ociruntime.Resume(ctx, runtime, string(key)); err != nil {
 		// A runtime refuses what is not paused, and does not know what is gone.
 		if s := e.status(ctx, runtime, key); s == "paused" || s == "" && ctx.Err() != nil {
@@ -83,7 +83,7 @@ func (e *Engine) CanCheckpoint(ctx context.Context, handler string) error {
 	if e.opts.Changes == nil {
 		return fmt.Errorf("checkpoint: the image store does not tell changes: %w", errdefs.ErrNotImplemented)
 	}
-	runtime, err := e.runtime(handler)
+	runtime, err := e.runtime(ctx, handler)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func (e *Engine) Checkpoint(ctx context.Context, key pod.Key, dir string) (err e
 		return fmt.Errorf("checkpoint container %s: %w", key.Short(), err)
 	}
 	defer func() { _ = os.Remove(note) }()
-	if err = ociruntime.Checkpoint(ctx, ociruntime.Runtime(r.Runtime), string(key), images, dir); err != nil {
+	if err = ociruntime.Checkpoint(ctx, r.program(), string(key), images, dir); err != nil {
 		settled := ociruntime.Settle(context.WithoutCancel(ctx), images, 0)
 		err = errors.Join(err, settled)
 		return fmt.Errorf("checkpoint container %s: %w", key.Short(), err)

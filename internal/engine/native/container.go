@@ -75,7 +75,7 @@ func (e *Engine) makeContainer(ctx context.Context, req *engine.Create) (engine.
 	if err != nil {
 		return engine.Created{}, err
 	}
-	runtime, err := e.runtime(sandbox.Handler)
+	runtime, err := e.runtime(ctx, sandbox.Handler)
 	if err != nil {
 		return engine.Created{}, err
 	}
@@ -322,7 +322,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, key pod.Key, limits *pod.R
 	if err != nil {
 		return fmt.Errorf("encode resources: %w", err)
 	}
-	return ociruntime.Update(ctx, ociruntime.Runtime(r.Runtime), string(key), data)
+	return ociruntime.Update(ctx, r.program(), string(key), data)
 }
 
 // withoutClasses leaves out the classes that the container has: they are given at its creation and stay.

@@ -60,14 +60,15 @@ func (h *handlers) named(handler string) (r ociruntime.Runtime, name string, err
 }
 
 // runtime returns how to call the runtime of a handler.
-func (e *Engine) runtime(handler string) (keeper.Runtime, error) {
+func (e *Engine) runtime(ctx context.Context, handler string) (keeper.Runtime, error) {
 	r, handler, err := e.handlers.Load().named(handler)
 	if err != nil {
 		return keeper.Runtime{}, err
 	}
 	root := filepath.Join(e.opts.StateDir, "runtimes", handler)
 	args := ociruntime.GlobalArgs(root, e.opts.CgroupDriver == cgroup.Systemd)
-	return keeper.Runtime{Path: r.Path, Args: append(args, r.Args...)}, nil
+	f, err := e.features(ctx, r.Path)
+	return keeper.Runtime{Path: r.Path, Args: append(args, r.Args...), Clones: err == nil && f.Direct}, nil
 }
 
 // directly says of a container with that spec what the keeper may do without a process of its OCI runtime: its

@@ -28,7 +28,7 @@ func pauseKey(key pod.Key) string { return string(key) + pauseSuffix }
 func (e *Engine) pidPin(key pod.Key) string { return filepath.Join(e.sandboxDir(key), "pid") }
 
 func (e *Engine) startPause(ctx context.Context, key pod.Key, r *sandboxRecord) error {
-	runtime, err := e.runtime(r.Handler)
+	runtime, err := e.runtime(ctx, r.Handler)
 	if err != nil {
 		return err
 	}

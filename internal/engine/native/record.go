@@ -9,6 +9,7 @@ import (
 	"gantry/internal/engine"
 	"gantry/internal/keeper"
 	"gantry/internal/netns"
+	"gantry/internal/ociruntime"
 	"gantry/internal/pod"
 	"gantry/internal/selabel"
 )
@@ -49,6 +50,11 @@ type containerRecord struct {
 	// Restored says that the container has no process before its start.
 	Restored bool           `json:"restored,omitempty"`
 	Labels   selabel.Labels `json:"labels,omitzero"`
+}
+
+// program is how to call the container's OCI runtime beside the keeper.
+func (r *containerRecord) program() ociruntime.Runtime {
+	return ociruntime.Runtime{Path: r.Runtime.Path, Args: r.Runtime.Args}
 }
 
 func (e *Engine) readSandbox(key pod.Key) (*sandboxRecord, error) {

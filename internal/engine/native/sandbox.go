@@ -77,7 +77,7 @@ func validate(spec *pod.SandboxSpec) error {
 
 // plan decides where everything of the sandbox will be.
 func (e *Engine) plan(spec *pod.SandboxSpec) (*sandboxRecord, error) {
-	if _, err := e.runtime(spec.Handler); err != nil {
+	if _, _, err := e.handlers.Load().named(spec.Handler); err != nil {
 		return nil, err
 	}
 	parent, err := e.opts.CgroupDriver.Parent(spec.CgroupParent, string(spec.Key))

@@ -109,7 +109,7 @@ func (e *Engine) mapsFor(ctx context.Context, spec *pod.SandboxSpec) error {
 	if spec.Namespaces.User == nil {
 		return nil
 	}
-	r, err := e.runtime(spec.Handler)
+	r, err := e.runtime(ctx, spec.Handler)
 	if err != nil {
 		return err
 	}

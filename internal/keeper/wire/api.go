@@ -9,6 +9,8 @@ import (
 type Runtime struct {
 	Path string   `json:"path"`           // the binary
 	Args []string `json:"args,omitempty"` // global arguments before the command
+	// Clones says that it executes itself once more, from a file that nobody can write to, where it does not run from one.
+	Clones bool `json:"clones,omitempty"`
 }
 
 // Create asks for a container; see keeper.Create.

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -62,6 +64,10 @@ func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File,
 	all := append(append([]string{}, rt.Args...), "--log", said, "--log-format", "json")
 	cmd := exec.CommandContext(ctx, rt.Path, append(all, args...)...)
 	cmd.Env = append(os.Environ(), cloneDirEnv+"="+dir)
+	if fd, ok := readOnly(rt); ok {
+		defer func() { _ = unix.Close(fd) }()
+		cmd.Path = descriptorPath(fd)
+	}
 	// The runtime's own helpers are killed with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
@@ -90,6 +96,38 @@ func invoke(ctx context.Context, rt wire.Runtime, dir string, stdio [3]*os.File,
 		return wire.Errorf(wire.CodeUnavailable, "%s %s was killed: %s", filepath.Base(rt.Path), args[0], complaint(said, err))
 	}
 	return wire.Errorf(wire.CodeUnknown, "%s %s: %s", filepath.Base(rt.Path), args[0], complaint(said, err))
+}
+
+// readOnly opens a runtime's program as a mount of its own that is nowhere and can't be written to, so that the runtime
+// need not make one itself and execute once more from it. Not ok where it would not, where the kernel can't
+// (mount_setattr came with Linux 5.12), and for a script, whose interpreter could not open it.
+func readOnly(rt wire.Runtime) (fd int, ok bool) {
+	if !rt.Clones {
+		return -1, false
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, rt.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, false
+	}
+	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil || !isBinary(descriptorPath(fd)) {
+		_ = unix.Close(fd)
+		return -1, false
+	}
+	return fd, true
+}
+
+func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func isBinary(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	magic := make([]byte, 4)
+	_, err = io.ReadFull(f, magic)
+	return err == nil && string(magic) == "\x7fELF"
 }
 
 // killed says whether somebody ended the runtime before it gave an answer: that says nothing about
