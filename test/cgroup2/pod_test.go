@@ -50,7 +50,11 @@ func (s setup) launch(t *testing.T, n *node.Node, script string, changes ...chan
 	return l
 }
 
-// leftNothing looks for cgroups, units, network namespaces and mounts that name the pod.
+// settleTime is how long what goes behind the answer may take to be gone, as a pod's link: its namespace is
+// ended by the kernel later. Here every instruction is emulated.
+const settleTime = 20 * time.Second
+
+// leftNothing looks for cgroups, units, network namespaces, links and mounts that name the pod.
 func (l *launched) leftNothing(t *testing.T) {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join(mount, l.cgroup)); err == nil {
@@ -60,7 +64,11 @@ func (l *launched) leftNothing(t *testing.T) {
 		"unit": {"systemctl", "list-units", "--all", "--plain", "--no-legend", "gantry-*.scope", "docker-*.scope"}, "network namespace": {"ip", "netns"},
 		"link": {"sh", "-c", "ip -br link show type veth"}, "mount": {"sh", "-c", "grep -E '/(run|var/lib)/gantry/.*(" + l.pod + "|" + l.container + ")' /proc/self/mountinfo || true"},
 	} {
-		if left := run(t, list[0], list[1:]...); left != "" {
+		left := run(t, list[0], list[1:]...)
+		for began := time.Now(); left != "" && time.Since(began) < settleTime; left = run(t, list[0], list[1:]...) {
+			<-time.After(100 * time.Millisecond)
+		}
+		if left != "" {
 			t.Errorf("%s left: %s", what, left)
 		}
 	}

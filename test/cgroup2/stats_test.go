@@ -1,6 +1,7 @@
 package cgroup2_test
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,21 +18,7 @@ func TestStatistics(t *testing.T) {
 			l.Eventually("the container is idle", func() bool {
 				return strings.Contains(l.ReadLog(l.container), "idle") && number(t, l.cgroup, "pids.current") == 2
 			})
-			before := kernelSays(t, l.cgroup)
-			r, err := l.Runtime.ContainerStats(l.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: l.container})
-			if err != nil {
-				t.Fatal(err)
-			}
-			after := kernelSays(t, l.cgroup)
-			st := r.Stats
-			got := usage{
-				cpu: st.Cpu.GetUsageCoreNanoSeconds().GetValue(), memory: st.Memory.GetUsageBytes().GetValue(),
-				workingSet: st.Memory.GetWorkingSetBytes().GetValue(), rss: st.Memory.GetRssBytes().GetValue(),
-				faults: st.Memory.GetPageFaults().GetValue(), majorFaults: st.Memory.GetMajorPageFaults().GetValue(),
-				cpuStall: st.Cpu.GetPsi().GetSome().GetTotal(), memoryStall: st.Memory.GetPsi().GetFull().GetTotal(), ioStall: st.Io.GetPsi().GetSome().GetTotal(),
-			}
-			t.Logf("before %+v\ngot %+v\nafter %+v", before, got, after)
-			between(t, before, got, after)
+			st, got := l.betweenTheKernels(t)
 			if limit := st.Memory.GetAvailableBytes().GetValue(); s.processCgroup("") == "" && limit != 24<<20-got.workingSet {
 				t.Errorf("available bytes %d with a limit of %d and a working set of %d", limit, 24<<20, got.workingSet)
 			}
@@ -94,8 +81,44 @@ func stall(t *testing.T, path, name, kind string) uint64 {
 	return 0
 }
 
-func between(t *testing.T, before, got, after usage) {
+// betweenTheKernels returns what the server says, which must be between what the kernel says before and after.
+// A figure that goes up and down, as memory that is reclaimed, can be outside of both: one time out of a few
+// it is not.
+func (l *launched) betweenTheKernels(t *testing.T) (st *runtimeapi.ContainerStats, got usage) {
 	t.Helper()
+	var outside []string
+	for range 5 {
+		before := kernelSays(t, l.cgroup)
+		st, got = l.serverSays(t)
+		after := kernelSays(t, l.cgroup)
+		t.Logf("before %+v\ngot %+v\nafter %+v", before, got, after)
+		if outside = between(before, got, after); len(outside) == 0 {
+			break
+		}
+	}
+	for _, what := range outside {
+		t.Error(what)
+	}
+	return st, got
+}
+
+func (l *launched) serverSays(t *testing.T) (*runtimeapi.ContainerStats, usage) {
+	t.Helper()
+	r, err := l.Runtime.ContainerStats(l.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: l.container})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := r.Stats
+	return st, usage{
+		cpu: st.Cpu.GetUsageCoreNanoSeconds().GetValue(), memory: st.Memory.GetUsageBytes().GetValue(),
+		workingSet: st.Memory.GetWorkingSetBytes().GetValue(), rss: st.Memory.GetRssBytes().GetValue(),
+		faults: st.Memory.GetPageFaults().GetValue(), majorFaults: st.Memory.GetMajorPageFaults().GetValue(),
+		cpuStall: st.Cpu.GetPsi().GetSome().GetTotal(), memoryStall: st.Memory.GetPsi().GetFull().GetTotal(), ioStall: st.Io.GetPsi().GetSome().GetTotal(),
+	}
+}
+
+// between returns what is outside.
+func between(before, got, after usage) (outside []string) {
 	for what, v := range map[string][3]uint64{
 		"cpu": {before.cpu, got.cpu, after.cpu}, "memory": {before.memory, got.memory, after.memory},
 		"working set": {before.workingSet, got.workingSet, after.workingSet}, "rss": {before.rss, got.rss, after.rss},
@@ -104,7 +127,8 @@ func between(t *testing.T, before, got, after usage) {
 		"io pressure": {before.ioStall, got.ioStall, after.ioStall},
 	} {
 		if v[1] < min(v[0], v[2]) || v[1] > max(v[0], v[2]) {
-			t.Errorf("%s: %d, the kernel had %d before and %d after", what, v[1], v[0], v[2])
+			outside = append(outside, fmt.Sprintf("%s: %d, the kernel had %d before and %d after", what, v[1], v[0], v[2]))
 		}
 	}
+	return outside
 }
