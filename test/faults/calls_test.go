@@ -31,6 +31,8 @@ type call struct {
 	right   func(err error) bool // whether an error is the right answer; nil: none is
 	done    func(w *world)       // checks that the call did what it is for; may be nil
 	usable  bool                 // the pod can be used afterwards
+
+	restores bool // it restores the container
 }
 
 func (c *call) adjust(w *world) {

@@ -14,8 +14,8 @@ func checkpointCalls() []*call {
 		{name: "CheckpointContainer", prepare: running, do: (*world).checkpointContainer, done: (*world).checkpointed, usable: true},
 		{name: "CheckpointPod", prepare: running, do: (*world).checkpointPod, done: (*world).checkpointed, usable: true},
 		{name: "CreateContainer of a checkpoint", prepare: withArchive, do: (*world).create, usable: true},
-		{name: "StartContainer of a checkpoint", prepare: withRestorable, do: (*world).start, usable: true},
-		{name: "RestorePod", prepare: withPodCheckpoint, do: (*world).restorePod, usable: true},
+		{name: "StartContainer of a checkpoint", prepare: withRestorable, do: (*world).start, usable: true, restores: true},
+		{name: "RestorePod", prepare: withPodCheckpoint, do: (*world).restorePod, usable: true, restores: true},
 	}
 }
 

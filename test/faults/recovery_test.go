@@ -106,6 +106,7 @@ func (w *world) wound(c *call, at point, next ...killpoint.Armed) {
 	w.t.Helper()
 	c.adjust(w)
 	c.prepare(w)
+	w.played = c.restores
 	_, before := w.n.Keeper()
 	if err := killpoint.Arm(w.dir, killpoint.Armed{Process: at.process, Point: at.name, Count: at.count}, next...); err != nil {
 		w.t.Fatal(err)

@@ -124,7 +124,7 @@ func (w *world) scope() leftovers.Scope {
 func (w *world) reset(t testing.TB) {
 	t.Helper()
 	w.t, w.n, w.outcome = t, w.n.For(t), ""
-	w.handler, w.pod, w.container, w.pulled = "", "", "", ""
+	w.handler, w.pod, w.container, w.pulled, w.played = "", "", "", "", false
 	w.sandbox = w.n.Sandbox("web")
 	w.sandbox.Metadata.Uid = "uid-of-web"
 	w.sandbox.Linux.CgroupParent = w.n.Cgroup + "/poduid-of-web"
@@ -183,7 +183,7 @@ func (w *world) try(t *testing.T, f *fault) {
 	defer w.recover(t)
 	f.call.adjust(w)
 	f.call.prepare(w)
-	w.played = slices.ContainsFunc(w.programs, func(p program) bool { return slices.Contains(p.commands[f.call.name], "restore") })
+	w.played = f.call.restores
 	_, victim := w.n.Keeper()
 	w.arm(f)
 	err := f.call.do(w)
