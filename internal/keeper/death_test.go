@@ -30,6 +30,9 @@ func TestExitWhileTheWorkerIsDead(t *testing.T) {
 	b := newBench(t)
 	req := b.run("c", container{script: waitAndExit})
 	worker := b.worker()
+	if worker == 0 { // which would be the test itself
+		t.Fatal("there is no worker")
+	}
 	if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil { // as good as dead
 		t.Fatal(err)
 	}
@@ -138,6 +141,9 @@ func TestWorkerDeathWhileItHandsOver(t *testing.T) {
 	for range 10 {
 		b.eventually("holder", func() bool { return b.holder() > 0 })
 		worker := b.worker()
+		if worker == 0 {
+			t.Fatal("there is no worker")
+		}
 		b.kill(b.holder)
 		<-time.After(time.Duration(rand.IntN(4000)) * time.Microsecond) // a random moment
 		_ = syscall.Kill(worker, syscall.SIGKILL)
@@ -240,6 +246,9 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 	req := b.run("writer", c)
 	b.eventually("output", func() bool { info, err := os.Stat(req.LogPath); return err == nil && info.Size() > 0 })
 	holder, worker := b.holder(), b.worker()
+	if holder == 0 || worker == 0 {
+		t.Fatalf("holder %d, worker %d", holder, worker)
+	}
 	if err := syscall.Kill(holder, syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}

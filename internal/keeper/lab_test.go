@@ -308,10 +308,14 @@ func (b *bench) signal(sig syscall.Signal) {
 	}
 }
 
-// worker is the pid of the worker; 0 when there is none at this moment.
+// worker is the pid of the worker; 0 when there is none at this moment. A child that it has just forked
+// still looks like it, and does not count.
 func (b *bench) worker() int {
-	for _, p := range b.keepers("--worker") {
-		return p.pid
+	workers := b.keepers("--worker")
+	for _, p := range workers {
+		if !slices.ContainsFunc(workers, func(w process) bool { return w.pid == p.parent }) {
+			return p.pid
+		}
 	}
 	return 0
 }

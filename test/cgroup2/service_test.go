@@ -114,8 +114,8 @@ func TestKeeperDeaths(t *testing.T) {
 			l := s.launch(t, n, counts)
 			before := l.Container(l.container)
 			holder, worker := l.Keeper()
-			if !l.KillWorker() {
-				t.Fatal("there was no worker")
+			if holder == 0 || !l.KillWorker() {
+				t.Fatalf("there was no worker: holder %d, worker %d", holder, worker)
 			}
 			l.Eventually("there is another worker", func() bool { _, w := l.Keeper(); return w > 0 && w != worker })
 			l.goesOn(t, before)

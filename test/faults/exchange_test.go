@@ -98,6 +98,9 @@ func (w *world) exchange(version, bin string, check func()) {
 	w.t.Helper()
 	w.install(version, bin)
 	holder, worker := w.n.Keeper()
+	if holder == 0 || worker == 0 {
+		w.t.Fatalf("holder %d, worker %d", holder, worker)
+	}
 	if err := syscall.Kill(holder, syscall.SIGUSR2); err != nil {
 		w.t.Fatal(err)
 	}

@@ -68,6 +68,9 @@ func holderCases() []holderCase {
 func (w *world) killHolder(victims string, meanwhile func()) (restart func()) {
 	w.t.Helper()
 	holder, workerPid := w.n.Keeper()
+	if holder == 0 || workerPid == 0 {
+		w.t.Fatalf("holder %d, worker %d", holder, workerPid)
+	}
 	pids := []int{holder}
 	if strings.Contains(victims, "worker") {
 		pids = append(pids, workerPid)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,13 +38,13 @@ if [ -n "$CNI_COMMAND" ]; then command=$CNI_COMMAND; else
   done
 fi
 [ -f "$armed" ] || exec "$real" "$@"
-read -r program when_command when pids < "$armed"
+{ read -r program when_command when pids < "$armed"; } 2>/dev/null # it may just have gone
 [ "$program $when_command" = "$name $command" ] || exec "$real" "$@"
 rm "$armed"
 case $when in
 before) ;;
 after) if [ -n "$CNI_COMMAND" ]; then "$real" "$@" >/dev/null; else "$real" "$@"; fi;; # a container's streams stay
-begun) kill -9 $pids; exec "$real" "$@";;
+begun) kill -9 $pids 2>/dev/null; exec "$real" "$@";;
 hang) exec sleep 1000001;;
 *)
   exec 3<&0
@@ -155,6 +156,9 @@ func (w *world) armProgram(f *fault) {
 	w.t.Helper()
 	_, workerPid := w.n.Keeper()
 	pids := map[string][]int{server: {w.n.Pid()}, worker: {workerPid}, both: {workerPid, w.n.Pid()}}[f.victim]
+	if slices.Contains(pids, 0) { // which would be whoever kills
+		w.t.Fatal("there is no worker")
+	}
 	line := fmt.Sprintln(f.point.process, f.point.name, f.when, strings.Trim(fmt.Sprint(pids), "[]"))
 	if err := os.WriteFile(filepath.Join(w.dir, programFile), []byte(line), 0o600); err != nil {
 		w.t.Fatal(err)

@@ -98,6 +98,9 @@ func TestStoppedWorkerIsReplaced(t *testing.T) {
 	w.reset(t)
 	running(w)
 	_, before := w.n.Keeper()
+	if before == 0 {
+		t.Fatal("there is no worker")
+	}
 	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -47,20 +47,24 @@ func Processes(keep func(Process) bool) []Process {
 	return all
 }
 
-// Keeper returns the pids of the node's keeper: the holder, and its worker or 0 between two workers.
+// Keeper returns the pids of the node's keeper: the holder, and its worker or 0 between two workers. A child
+// that one of them has just forked still looks like it, and does not count.
 func (n *Node) Keeper() (holder, worker int) {
 	keepers := Processes(func(p Process) bool {
 		return filepath.Base(p.Command[0]) == "gantry-keeper" && strings.Contains(strings.Join(p.Command, " "), n.State)
 	})
-	pids := map[int]bool{}
+	parents := map[int]int{}
 	for _, p := range keepers {
-		pids[p.Pid] = true
+		parents[p.Pid] = p.Parent
 	}
 	for _, p := range keepers {
-		if pids[p.Parent] {
-			worker = p.Pid
-		} else {
+		of, hasParent := parents[p.Parent]
+		_, hasGrandparent := parents[of]
+		switch {
+		case !hasParent:
 			holder = p.Pid
+		case !hasGrandparent && slices.Contains(p.Command, "--worker"):
+			worker = p.Pid
 		}
 	}
 	return holder, worker
