@@ -105,13 +105,17 @@ func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, _ *api.Co
 	return p.resize(r), nil
 }
 
-func start(t *testing.T, r *runtime) (n *nri.NRI, socket string) {
+// patient is the time for an answer where every plugin answers, however slow the machine is.
+const patient = 30 * time.Second
+
+// start serves plugins, which have answerTime for an answer.
+func start(t *testing.T, r *runtime, answerTime time.Duration) (n *nri.NRI, socket string) {
 	t.Helper()
 	dir := t.TempDir()
 	socket = filepath.Join(dir, "nri.sock")
 	n, err := nri.New(nri.Options{
 		Version: "test", Socket: socket, PluginDir: filepath.Join(dir, "plugins"), ConfigDir: filepath.Join(dir, "conf.d"),
-		RegistrationTimeout: 5 * time.Second, RequestTimeout: 500 * time.Millisecond,
+		RegistrationTimeout: patient, RequestTimeout: answerTime,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +289,7 @@ func TestEveryAdjustmentIsTakenOver(t *testing.T) {
 		t.Fatalf("the test does not set %v", missing)
 	}
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, patient)
 	p := &plugin{create: func(context.Context, *api.Container) (*api.ContainerAdjustment, error) { return everything(), nil }}
 	join(t, n, socket, "10-all", p)
 	answer, err := n.Container(t.Context(), r.event(pod.MomentCreate))
@@ -300,7 +304,7 @@ func TestEveryAdjustmentIsTakenOver(t *testing.T) {
 // What a plugin wants of a resize is what is done, and what the library does not pass on is refused.
 func TestResize(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, patient)
 	p := &plugin{resize: func(asked *api.LinuxResources) []*api.ContainerUpdate {
 		u := &api.ContainerUpdate{ContainerId: "c1", Linux: &api.LinuxContainerUpdate{Resources: allResources()}}
 		u.Linux.Resources.Devices, u.Linux.Resources.Pids = nil, nil
@@ -336,7 +340,7 @@ func TestResize(t *testing.T) {
 // A plugin may ask for changes while it is being told of something.
 func TestUpdateFromWithinAnEvent(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, patient)
 	p := &plugin{}
 	var failed []*api.ContainerUpdate
 	p.create = func(context.Context, *api.Container) (*api.ContainerAdjustment, error) {
@@ -357,7 +361,7 @@ func TestUpdateFromWithinAnEvent(t *testing.T) {
 // goes on; a refusal names who refused.
 func TestFailures(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, 2*time.Second)
 	release := make(chan struct{})
 	defer close(release)
 	join(t, n, socket, "10-hangs", &plugin{create: func(context.Context, *api.Container) (*api.ContainerAdjustment, error) {
@@ -386,7 +390,7 @@ func TestFailures(t *testing.T) {
 // A plugin that joins is shown what there is, as it will be for the container.
 func TestPluginsThatJoin(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, patient)
 	if n.Listening() {
 		t.Error("somebody listens on a node without plugins")
 	}
@@ -402,7 +406,7 @@ func TestPluginsThatJoin(t *testing.T) {
 
 // The socket of another process is left to it.
 func TestSocketOfAnother(t *testing.T) {
-	_, socket := start(t, newRuntime())
+	_, socket := start(t, newRuntime(), patient)
 	n, err := nri.New(nri.Options{Socket: socket, RegistrationTimeout: time.Second, RequestTimeout: 500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -415,7 +419,7 @@ func TestSocketOfAnother(t *testing.T) {
 // Nothing is told of whose beginning was not told, no end twice, and the end before the removal.
 func TestWhatIsTold(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r)
+	n, socket := start(t, r, patient)
 	p := &plugin{}
 	join(t, n, socket, "10-listens", p)
 	unknown := r.event(pod.MomentStop)
