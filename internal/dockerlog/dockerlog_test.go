@@ -132,6 +132,14 @@ func (b *bench) run(key pod.Key, more ...string) (id, path string) {
 	return id, path
 }
 
+// touch makes a file that the containers' scripts wait for.
+func (b *bench) touch(name string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, name), nil, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *bench) eventually(what string, ok func() bool) {
 	b.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -189,8 +197,14 @@ func both(t *testing.T, o labdocker.Options, f func(t *testing.T, b *bench)) {
 func TestLog(t *testing.T) {
 	both(t, labdocker.Options{}, func(t *testing.T, b *bench) {
 		long := strings.Repeat("x", 40000)
-		script := `echo one; sleep 0.2; echo two >&2; sleep 0.2; head -c 40000 /dev/zero | tr '\0' x; echo; printf end`
+		// Nothing orders what is written to two streams: each part comes when the one before is in the log.
+		script := `wait() { until [ -e /shared/$1 ]; do sleep 0.05; done; }
+echo one; wait two; echo two >&2; wait three; head -c 40000 /dev/zero | tr '\0' x; echo; printf end`
 		id, path := b.run("pipes", b.image, "sh", "-c", script)
+		b.becomes(path, "one\n")
+		b.touch("two")
+		b.becomes(path, "one\ntwo\n")
+		b.touch("three")
 		b.becomes(path, "one\ntwo\n"+long+"\nend")
 		if out, err := b.d.DockerCommand(t.Context(), "logs", id).CombinedOutput(); err != nil || len(out) != len("one\ntwo\n\nend")+len(long) {
 			t.Errorf("docker logs: %d bytes, %v", len(out), err)

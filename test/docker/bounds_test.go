@@ -100,10 +100,10 @@ func fullDisk(t *testing.T, n *node.Node, image string) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(s.LogDirectory, syscall.MNT_DETACH) })
 	const last = 200_100
-	script := "seq 200000; while ! [ -e /go ]; do sleep 0.05; done; seq 200001 " + strconv.Itoa(last)
+	script := "seq 200000; touch /written; while ! [ -e /go ]; do sleep 0.05; done; seq 200001 " + strconv.Itoa(last)
 	pod, container := n.Launch(s, node.Container("main", image, "sh", "-c", script))
 	// It writes on, though nothing can be logged: else it would never come to the end of its numbers.
-	n.Eventually("the container has written", func() bool { return n.Exec(container, "sh", "-c", "pidof seq || echo none") == "none\n" })
+	n.Eventually("the container has written", func() bool { return n.Exec(container, "sh", "-c", "ls /written || echo no") == "/written\n" })
 	if err := syscall.Mount("disk", s.LogDirectory, "tmpfs", syscall.MS_REMOUNT, "size=16m"); err != nil {
 		t.Fatal(err)
 	}
