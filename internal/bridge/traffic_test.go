@@ -15,7 +15,7 @@ import (
 
 // patience bounds the wait for an answer that must come; what must not come is waited for briefly.
 const (
-	patience = 5 * time.Second
+	patience = 30 * time.Second
 	briefly  = 300 * time.Millisecond
 )
 

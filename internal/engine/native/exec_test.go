@@ -56,7 +56,7 @@ func TestExecDoesNotWaitForABackgroundChild(t *testing.T) {
 	if text != "said" || code != 0 {
 		t.Errorf("code %d, printed %q", code, text)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 }
