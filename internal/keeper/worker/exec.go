@@ -40,6 +40,8 @@ type execSaved struct {
 	Key   string `json:"key"`
 	Pid   int    `json:"pid"`
 	Began uint64 `json:"began"`
+	// Session is the process's where it is the exec's alone: with crun that of another process, which has ended.
+	Session int `json:"session,omitempty"`
 }
 
 func (w *Worker) newSession(s execSaved) *session {
@@ -115,7 +117,11 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 		x.Pid, err = readPid(pidFile)
 	}
 	if err == nil {
-		x.Began = startTime(x.Pid)
+		s, _ := readStat(x.Pid)
+		x.Began = s.began
+		if main, ok := readStat(c.state().Pid); ok && s.session != main.session {
+			x.Session = s.session
+		}
 		err = x.claim()
 	}
 	if err == nil {
@@ -164,24 +170,38 @@ func (x *session) kill() error {
 	if x.Pid == 0 || startTime(x.Pid) != x.Began {
 		return nil
 	}
-	// What is stopped forks no more: whoever comes with the next look was there before.
-	family := x.family()
-	for range 100 {
-		for _, pid := range family {
-			_ = unix.Kill(pid, unix.SIGSTOP)
+	// Those that fork are stopped first, lest a child lose the parent by which it is known and have a session of its own.
+	for _, pid := range x.family() {
+		_ = unix.Kill(pid, unix.SIGSTOP)
+	}
+	// A fork under way comes to its end also where its process was told to stop, but not behind that process's end.
+	killed := map[int]bool{}
+	for began := time.Now(); ; {
+		var left []int
+		for _, pid := range x.family() {
+			if !killed[pid] {
+				left = append(left, pid)
+			}
 		}
-		before := len(family)
-		if family = x.family(); len(family) <= before {
-			break
+		if len(left) == 0 {
+			return nil
+		}
+		for _, pid := range left {
+			killed[pid] = true
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("kill exec %s: %w", x.ID, err)
+			}
+		}
+		for _, pid := range left {
+			if time.Since(began) < killPatience { // it may be in the middle of I/O
+				endOf(pid, 0)
+			}
 		}
 	}
-	for _, pid := range family {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill exec %s: %w", x.ID, err)
-		}
-	}
-	return nil
 }
+
+// killPatience is how long the ends of killed processes are waited for.
+const killPatience = 2 * time.Second
 
 func (x *session) family() []int {
 	stats := map[int]stat{}
@@ -199,7 +219,7 @@ func (x *session) family() []int {
 	for grown := true; grown; {
 		grown = false
 		for pid, s := range stats {
-			if !in[pid] && (in[s.parent] || s.session == x.Pid) {
+			if !in[pid] && (in[s.parent] || s.session == x.Pid || x.Session != 0 && s.session == x.Session) {
 				in[pid], grown = true, true
 				family = append(family, pid)
 			}
