@@ -27,7 +27,7 @@ func TestProgramCannotBeWritten(t *testing.T) {
 		}
 		defer func() { _ = out.Close() }()
 		rt := wire.Runtime{Path: path, Args: args, Clones: clones}
-		if err := invoke(context.Background(), rt, dir, [3]*os.File{nil, out, out}, "state"); err != nil {
+		if err = invoke(context.Background(), rt, dir, [3]*os.File{nil, out, out}, "state"); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(said)
@@ -35,10 +35,6 @@ func TestProgramCannotBeWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		return string(text)
-	}
-	shell, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "busybox")
 	replace := func(with []byte) {
@@ -70,11 +66,15 @@ func TestProgramCannotBeWritten(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	shell, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
 	replace(shell)
-	if err := writeLater(true); !errors.Is(err, unix.EROFS) {
+	if err = writeLater(true); !errors.Is(err, unix.EROFS) {
 		t.Errorf("writing to the program of a runtime that was given a file: %v, want %v", err, unix.EROFS)
 	}
-	if err := writeLater(false); err != nil {
+	if err = writeLater(false); err != nil {
 		t.Errorf("of one that clones nothing: %v", err)
 	}
 	// One that an operator puts in its place, a wrapper too, is what runs from then on.
