@@ -63,7 +63,7 @@ func TestProgramCannotBeWritten(t *testing.T) {
 			if !errors.Is(err, unix.ETXTBSY) || time.Now().After(busy) {
 				return err
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 	}
 	shell, err := os.ReadFile("/bin/busybox")
