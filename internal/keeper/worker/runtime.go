@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -117,7 +116,11 @@ func readOnly(rt wire.Runtime) (fd int, ok bool) {
 	return fd, true
 }
 
-func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+// descriptorPath names a descriptor of this process. In a child, where /proc/self is that, the number may already mean
+// another file.
+func descriptorPath(fd int) string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+}
 
 func isBinary(path string) bool {
 	f, err := os.Open(path)
