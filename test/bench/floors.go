@@ -32,16 +32,21 @@ func floors(ctx context.Context, m *measurement) error {
 	if err := bundle(ctx, dir); err != nil {
 		return err
 	}
+	unmount, err := readOnlyCrun(dir)
+	if err != nil {
+		return err
+	}
+	defer unmount()
 	cni, err := newCNI(dir)
 	if err != nil {
 		m.leftOut("what CNI's plugins take alone", err)
 	}
 	for i := range times {
-		if err = errors.Join(runtimeFloor(ctx, dir, "crun", i, to), kernelFloors(ctx, dir, to)); err != nil {
+		if err = errors.Join(crunFloors(ctx, dir, i, to), kernelFloors(ctx, dir, to)); err != nil {
 			return err
 		}
 		if i < times/4 { // runc and CNI's plugins take their time
-			if err = errors.Join(runtimeFloor(ctx, dir, "runc", i, to), cni.floor(ctx, to)); err != nil {
+			if err = errors.Join(runtimeFloor(ctx, dir, "runc", "runc", "", i, to), cni.floor(ctx, to)); err != nil {
 				return err
 			}
 		}
@@ -53,9 +58,14 @@ func floors(ctx context.Context, m *measurement) error {
 // machine is as they find it.
 func limitsAgain(ctx context.Context, m *measurement, round int) error {
 	dir, to := filepath.Join(m.options.dir, "floors"), m.results.Scope(bench.LimitCase, bench.Limit)
+	unmount, err := readOnlyCrun(dir)
+	if err != nil {
+		return err
+	}
+	defer unmount()
 	const times = 5
 	for i := range times {
-		if err := errors.Join(runtimeFloor(ctx, dir, "crun", again+times*round+i, to), kernelFloors(ctx, dir, to)); err != nil {
+		if err = errors.Join(crunFloors(ctx, dir, again+times*round+i, to), kernelFloors(ctx, dir, to)); err != nil {
 			return err
 		}
 	}
@@ -97,8 +107,41 @@ func bundle(ctx context.Context, dir string) error {
 	return os.WriteFile(config, text, 0o600)
 }
 
-// runtimeFloor runs a container by its OCI runtime alone.
-func runtimeFloor(ctx context.Context, dir, runtime string, i int, to bench.Scope) error {
+const readOnlyDir = "read-only"
+
+// readOnlyCrun puts crun's program on a read-only mount below dir.
+func readOnlyCrun(dir string) (unmount func(), err error) {
+	program, err := exec.LookPath("crun")
+	if err != nil {
+		return nil, err
+	}
+	target := filepath.Join(dir, readOnlyDir, "crun")
+	if err = os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return nil, err
+	}
+	if err = os.WriteFile(target, nil, 0o600); err != nil {
+		return nil, err
+	}
+	unmount = func() { _ = unix.Unmount(target, unix.MNT_DETACH) }
+	if err = unix.Mount(program, target, "", unix.MS_BIND, ""); err == nil {
+		if err = unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			unmount()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read-only mount of %s: %w", program, err)
+	}
+	return unmount, nil
+}
+
+// crunFloors runs a container by crun as it is, and one by crun on its read-only mount.
+func crunFloors(ctx context.Context, dir string, i int, to bench.Scope) error {
+	return errors.Join(runtimeFloor(ctx, dir, "crun", "crun", "", i, to),
+		runtimeFloor(ctx, dir, "crun", filepath.Join(dir, readOnlyDir, "crun"), ", its program on a read-only mount", i, to))
+}
+
+// runtimeFloor runs a container by its OCI runtime alone; how is added to the names of what it takes.
+func runtimeFloor(ctx context.Context, dir, runtime, program, how string, i int, to bench.Scope) error {
 	id := "bench-floor-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(i)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -106,16 +149,16 @@ func runtimeFloor(ctx context.Context, dir, runtime string, i int, to bench.Scop
 	}
 	defer func() { _ = null.Close() }()
 	call := func(name string, args ...string) error {
-		cmd := exec.CommandContext(ctx, runtime, append([]string{"--root", filepath.Join(dir, runtime)}, args...)...)
+		cmd := exec.CommandContext(ctx, program, append([]string{"--root", filepath.Join(dir, runtime)}, args...)...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = null, null, os.Stderr // no pipe: the container would hold it
 		began := time.Now()
 		err := cmd.Run()
-		to.Took(runtime+" "+name, time.Since(began))
+		to.Took(runtime+" "+name+how, time.Since(began))
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", runtime, name, err)
 		}
 		cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-		to.Took(runtime+" "+name+", its CPU time", cpu)
+		to.Took(runtime+" "+name+how+bench.CPUTime, cpu)
 		return nil
 	}
 	return errors.Join(
