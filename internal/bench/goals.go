@@ -14,8 +14,8 @@ const LimitCase = "the nearest limits, measured alone"
 const (
 	LimitNamespace = "network namespace: make and pin"
 	LimitVeth      = "veth pair into it"
-	LimitCreate    = "crun create, its program on a read-only mount" // where it executes once, as gantry has it do
-	LimitExec      = "crun exec, its program on a read-only mount"
+	LimitCreate    = "crun create" + OnReadOnly
+	LimitExec      = "crun exec" + OnReadOnly
 	LimitOverlay   = "overlay: mount and unmount"
 	LimitUnpin     = "network namespace: unpin"
 	LimitADD       = "CNI plugins bridge, host-local and portmap: ADD"
@@ -84,6 +84,9 @@ type part struct {
 	where string // "" is the case of the wish
 	what  string // the metric; "" is that of the wish
 }
+
+// OnReadOnly follows the name of a command of crun where its program lies so that it executes once, as gantry has it do.
+const OnReadOnly = ", its program on a read-only mount"
 
 // crunCPU is what a life cannot do without. A start and a removal need no process.
 var crunCPU = []string{LimitCreate + CPUTime, LimitExec + CPUTime}
