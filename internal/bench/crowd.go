@@ -178,7 +178,7 @@ func (g *gathering) repeat(ctx context.Context, call look, to Scope) error {
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %s: %w", g.t.Name, call.name, err)
-		case within.Err() != nil:
+		case within.Err() != nil || ended(err):
 			to.Note(call.name + " had no answer after " + time.Since(start).Round(time.Second).String() + ".")
 			return nil
 		default:
@@ -341,6 +341,13 @@ func (t *Target) disperse(ctx context.Context, pods []made) error {
 
 // unimplemented says that a runtime does not have a call.
 func unimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
+
+// ended says that a call's time is over. The server knows the deadline too: it may see it first, and its stream's
+// end reaches the client before the client's own clock has run out.
+func ended(err error) bool {
+	code := status.Code(err)
+	return code == codes.Canceled || code == codes.DeadlineExceeded
+}
 
 // wait lets time pass: what is measured is that nothing happens.
 func wait(ctx context.Context, d time.Duration) error {
