@@ -5,6 +5,7 @@
 package labdocker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -187,8 +188,32 @@ func (d *Daemon) Kill() { d.dockerd.end(d.t, syscall.SIGKILL) }
 // Stop sends SIGTERM to dockerd and waits until it is gone. Without LiveRestore the containers end first.
 func (d *Daemon) Stop() { d.dockerd.end(d.t, syscall.SIGTERM) }
 
-// Hang stops dockerd in its tracks until Resume: it accepts connections and answers nothing.
-func (d *Daemon) Hang() { d.dockerd.signal(d.t, syscall.SIGSTOP) }
+// Hang stops dockerd in its tracks until Resume: it accepts connections and answers nothing. It returns when all
+// threads stand: one that runs on for a moment may take up the next request, and leave it half done.
+func (d *Daemon) Hang() {
+	d.t.Helper()
+	d.dockerd.signal(d.t, syscall.SIGSTOP)
+	for end := time.Now().Add(startTime); !stopped(d.Pid()); <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			d.t.Fatal("dockerd does not stop")
+		}
+	}
+}
+
+// stopped says whether all threads of a process have stopped (proc_pid_stat(5)).
+func stopped(pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		if _, fields, found := bytes.Cut(stat, []byte(") ")); !found || fields[0] != 'T' {
+			return false
+		}
+	}
+	return len(stats) > 0
+}
 
 // Resume ends what Hang began.
 func (d *Daemon) Resume() { d.dockerd.signal(d.t, syscall.SIGCONT) }
