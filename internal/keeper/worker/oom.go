@@ -179,14 +179,37 @@ func (o *oomWatch) read() {
 	}
 }
 
-// readEvent waits for v1's notice, which comes before the kill that it is about.
+// How long after a notice of v1 its kill is looked for first, and for how much longer each time until it is no more.
+const (
+	firstLook = 100 * time.Millisecond
+	lastLook  = time.Minute
+)
+
+// readEvent waits for v1's notice, which comes before the kill that it is about: a moment, or longer where the machine has
+// much to do, and several kills may share one.
 func (o *oomWatch) readEvent(w *oomWatched) {
 	var count [8]byte
+	var at time.Time // of the next look; zero is none
+	wait := firstLook
 	for {
-		if _, err := w.event.Read(count[:]); err != nil {
+		_, err := w.event.Read(count[:])
+		switch {
+		case err == nil:
+			if soon := time.Now().Add(firstLook); at.IsZero() || soon.Before(at) {
+				at = soon
+			}
+			wait = firstLook
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			o.check(w)
+			if wait, at = 2*wait, time.Now().Add(wait); wait > lastLook {
+				at = time.Time{}
+			}
+		default:
 			return
 		}
-		time.AfterFunc(100*time.Millisecond, func() { o.check(w) })
+		if err := w.event.SetReadDeadline(at); err != nil {
+			return
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,12 @@ func events(t *testing.T, root, path string, kills int) {
 
 func watchOf(t *testing.T, root string) *oomWatch {
 	t.Helper()
-	o, err := newOOMWatch(root, func(string) {})
+	return watchTelling(t, root, func(string) {})
+}
+
+func watchTelling(t *testing.T, root string, tell func(key string)) *oomWatch {
+	t.Helper()
+	o, err := newOOMWatch(root, tell)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +98,7 @@ func TestKillsInACgroupThatGoes(t *testing.T) {
 	o := watchOf(t, root)
 	o.add("a", "/pod/a.scope")
 	events(t, root, "/pod", 1)
+	_ = o.inotify.Close() // else it looks, too
 	file := o.file("/pod/a.scope")
 	if err := errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)); err != nil {
 		t.Fatal(err)
@@ -110,5 +117,34 @@ func TestKillsInACgroupThatGoes(t *testing.T) {
 	}
 	if err := <-gone; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The kernel gives v1's notice before it kills, and may come to that late.
+func TestKillLongAfterItsNotice(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "memory/pod/a")
+	control := filepath.Join(dir, "memory.oom_control")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(control, []byte("oom_kill 0\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 10)
+	o := watchTelling(t, root, func(key string) { told <- key })
+	o.add("a", "/pod/a")
+	defer o.remove("a")
+	o.mu.Lock()
+	event := o.byKey["a"].event
+	o.mu.Unlock()
+	if _, err := event.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(5 * firstLook)
+	if err := errors.Join(os.WriteFile(control+".new", []byte("oom_kill 1\n"), 0o600), os.Rename(control+".new", control)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-told:
+	case <-time.After(time.Minute):
+		t.Error("nobody was told of the kill")
 	}
 }
