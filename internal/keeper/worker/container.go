@@ -320,10 +320,7 @@ func (c *container) ended(e wire.Exit) {
 				s.finish()
 			}
 		}()
-		select {
-		case <-drained:
-		case <-time.After(drainLimit):
-		}
+		within(drained, drainLimit)
 		c.w.reached(exitDrained)
 		if n := c.w.ooms.ended(c.Key, e.Code == 128+int32(unix.SIGKILL)); n > 0 && e.Code != 0 && !e.OOMKilled {
 			e.OOMKilled = true

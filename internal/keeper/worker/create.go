@@ -255,6 +255,7 @@ func (c *container) remove() error {
 	// What a program left: processes of a shared PID namespace, or of a create that was interrupted.
 	if len(cgroupProcesses(c.CgroupPath)) > 0 || c.half() {
 		killCgroup(c.CgroupPath, unix.SIGKILL)
+		awaitEmpty(c.CgroupPath)
 		removeCgroup(c.CgroupPath)
 	}
 	if c.half() {

@@ -175,8 +175,8 @@ func (x *session) kill() error {
 		_ = unix.Kill(pid, unix.SIGSTOP)
 	}
 	// A fork under way comes to its end also where its process was told to stop, but not behind that process's end.
-	killed := map[int]bool{}
-	for began := time.Now(); ; {
+	killed, stuck := map[int]bool{}, false
+	for {
 		var left []int
 		for _, pid := range x.family() {
 			if !killed[pid] {
@@ -193,15 +193,10 @@ func (x *session) kill() error {
 			}
 		}
 		for _, pid := range left {
-			if time.Since(began) < killPatience { // it may be in the middle of I/O
-				endOf(pid, 0)
-			}
+			stuck = stuck || !endOf(pid, 0) // one that is in the middle of I/O is waited for once
 		}
 	}
 }
-
-// killPatience is how long the ends of killed processes are waited for.
-const killPatience = 2 * time.Second
 
 func (x *session) family() []int {
 	stats := map[int]stat{}

@@ -217,9 +217,7 @@ func (w *Worker) giveUp(key string) {
 
 // awaitEnd gives a killed container the moment until its exit is known and announced.
 func (c *container) awaitEnd() {
-	select {
-	case <-c.exited:
-	case <-time.After(5 * time.Second):
+	if !within(c.exited, 5*time.Second) {
 		log.Printf("container %s was deleted before its end was seen", c.Key)
 	}
 }

@@ -137,9 +137,7 @@ func (w *Worker) Stop(file string) error {
 			f()
 		}
 	}()
-	select {
-	case <-done:
-	case <-time.After(stopLimit):
+	if !within(done, stopLimit) {
 		log.Printf("log driver: %s is not in the log after %v", file, stopLimit)
 	}
 	return nil

@@ -84,24 +84,33 @@ func killOrphans(words ...string) {
 	}
 }
 
-// awaitOrphans waits for the end of a command that is not to be broken off.
+// awaitOrphans waits for the end of a command that is not to be broken off, for deleteLimit at most.
 func awaitOrphans(words ...string) {
 	for _, pid := range orphans(words...) {
-		endOf(pid, 0)
+		for waited := time.Duration(0); waited < deleteLimit && !endOf(pid, 0); waited += endLimit {
+		}
 	}
 }
 
-// endOf signals a process, where sig is not 0, and waits for its end, for two seconds at most.
-func endOf(pid int, sig syscall.Signal) {
+// endLimit is how long endOf waits.
+const endLimit = 2 * time.Second
+
+// endOf signals a process, where sig is not 0, and waits for its end, for endLimit at most. It says whether there is none.
+func endOf(pid int, sig syscall.Signal) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return
+		return errors.Is(err, unix.ESRCH)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if sig != 0 {
 		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(endLimit.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
 }
 
 // beganBefore says whether a process began before t, and so is the one that a file of that time means.
@@ -207,18 +216,20 @@ func killCgroup(path string, sig syscall.Signal) {
 // awaitLimit is how long processes may take to vanish after SIGKILL.
 const awaitLimit = 3 * time.Second
 
-// awaitEmpty waits until a killed cgroup has no process, and returns those that are left after a
-// few seconds.
+// awaitEmpty waits until a killed cgroup has no process, and returns those that are left after awaitLimit. What counts is
+// how long it waited for them: a machine that stood still meanwhile has ended nobody.
 func awaitEmpty(path string) []int {
-	var left []int
-	for deadline := time.Now().Add(awaitLimit); time.Now().Before(deadline); {
-		if left = cgroupProcesses(path); len(left) == 0 {
-			return nil
+	const pause = 10 * time.Millisecond // one that has ended leaves its cgroup when it is reaped
+	for waited := time.Duration(0); ; waited += pause {
+		left := cgroupProcesses(path)
+		if len(left) == 0 || waited >= awaitLimit {
+			return left
 		}
-		endOf(left[0], 0)
-		<-time.After(10 * time.Millisecond) // one that has ended leaves its cgroup when it is reaped
+		if !endOf(left[0], 0) {
+			waited += endLimit
+		}
+		<-time.After(pause)
 	}
-	return left
 }
 
 // removeCgroup removes an empty cgroup and the empty ones below it, and returns what is left of it.

@@ -94,6 +94,7 @@ func (c *container) unrestore() {
 		log.Printf("remove what is left of the restore of %s: %v", c.Key, err)
 	}
 	killCgroup(c.CgroupPath, unix.SIGKILL)
+	awaitEmpty(c.CgroupPath)
 	removeCgroup(c.CgroupPath)
 	_ = os.Remove(filepath.Join(c.dir, "pid"))
 	c.mu.Lock()
