@@ -44,7 +44,7 @@ func (c *Client) Exec(ctx context.Context, req *Exec) (*Session, error) {
 	s := &Session{client: c, execID: id, done: make(chan struct{})}
 	f, fds, err := s.open(ctx, wire.OpExec, body, files)
 	if errors.Is(err, errBroken) {
-		f, fds, err = s.open(ctx, wire.OpExecWait, wire.Target{Key: id}, nil)
+		f, fds, err = s.reopen(ctx, wire.OpExecWait, wire.Target{Key: id}, nil)
 	}
 	if err != nil {
 		return nil, err // the keeper's error says that it is the exec, and where
@@ -63,7 +63,7 @@ func (c *Client) Exec(ctx context.Context, req *Exec) (*Session, error) {
 		s.Console = file(fds[0], "console")
 	}
 	s.again = func(ctx context.Context) (*wire.Conn, error) {
-		_, fds, err := s.open(ctx, wire.OpExecWait, wire.Target{Key: id}, nil)
+		_, fds, err := s.reopen(ctx, wire.OpExecWait, wire.Target{Key: id}, nil)
 		wire.CloseAll(fds)
 		return s.conn, err
 	}
@@ -82,10 +82,7 @@ func (c *Client) Attach(ctx context.Context, req *Attach) (*Session, error) {
 	}
 	s := &Session{client: c, done: make(chan struct{})}
 	open := func(ctx context.Context) (fds []int, err error) {
-		err = errBroken
-		for n := 0; n < repeats && errors.Is(err, errBroken); n++ {
-			_, fds, err = s.open(ctx, wire.OpAttach, body, kept)
-		}
+		_, fds, err = s.reopen(ctx, wire.OpAttach, body, kept)
 		return fds, err
 	}
 	fds, err := open(ctx)
@@ -175,6 +172,17 @@ func (s *Session) open(ctx context.Context, op string, body any, files []int) (*
 	}
 	s.conn = conn
 	return f, fds, nil
+}
+
+// reopen is open of what may be asked for again and again, as long as workers are replaced before they answer.
+func (s *Session) reopen(ctx context.Context, op string, body any, files []int) (*wire.Frame, []int, error) {
+	for range repeats {
+		f, fds, err := s.open(ctx, op, body, files)
+		if !errors.Is(err, errBroken) {
+			return f, fds, err
+		}
+	}
+	return nil, nil, fmt.Errorf("%s: the keeper's worker dies again and again: %w", op, errdefs.ErrUnavailable)
 }
 
 // ask sends a request and receives its answer; errBroken when there was none.
