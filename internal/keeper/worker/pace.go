@@ -21,6 +21,27 @@ const (
 	rowOfPlenty = 1000
 )
 
+// clock is the time by which rounds are spaced. The zero value is the machine's.
+type clock struct {
+	now   func() time.Time
+	pause func(d time.Duration)
+}
+
+func (c *clock) time() time.Time {
+	if c.now == nil {
+		return time.Now()
+	}
+	return c.now()
+}
+
+func (c *clock) wait(d time.Duration) {
+	if c.pause == nil {
+		<-time.After(d)
+		return
+	}
+	c.pause(d)
+}
+
 // next says for how long a round that could begin now is put off.
 func (p *pace) next(now time.Time) time.Duration {
 	since := now.Sub(p.ended)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,22 +52,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Lines that follow one another closely are read together: they share a stamp. On a machine under load they may
-// follow less closely than they should: one attempt of a few is enough.
+// Lines that follow one another closely are read together: they share a stamp.
 func TestLinesAreGathered(t *testing.T) {
-	const lines, attempts = 4000, 5
-	var stamps int
-	for range attempts {
-		if stamps = stampsOfClose(t, lines); stamps <= lines/4 {
-			return
-		}
-	}
-	t.Errorf("%d lines have %d stamps, and no fewer in %d attempts", lines, stamps, attempts)
-}
-
-// stampsOfClose writes lines one soon after the other, wants all of them in the log, and returns how many stamps they have.
-func stampsOfClose(t *testing.T, lines int) int {
-	t.Helper()
 	s, in, _ := fixture(t)
 	var err error
 	if s.rc, err = s.src.SyscallConn(); err != nil {
@@ -75,32 +62,78 @@ func stampsOfClose(t *testing.T, lines int) int {
 	if s.fifo, err = watch(int(fdOf(s.src))); err != nil {
 		t.Fatal(err)
 	}
+	putOff, goOn, over := make(chan time.Duration), make(chan struct{}), make(chan struct{})
+	now := time.Unix(1_700_000_000, 0) // whatever the machine does, every line comes soon after the one before
+	var asked atomic.Int32             // for the time, twice a round
+	s.clock = clock{
+		now: func() time.Time { asked.Add(1); return now },
+		pause: func(d time.Duration) {
+			select {
+			case putOff <- d:
+				<-goOn
+			case <-over:
+			}
+		},
+	}
 	var wg sync.WaitGroup
 	s.start(&wg)
-	for range lines {
+	write := func() {
+		t.Helper()
 		if _, err = unix.Write(in, []byte(oneLine)); err != nil {
 			t.Fatal(err)
 		}
-		for began := time.Now(); time.Since(began) < gather/20; {
+	}
+	lines := 0
+	for off := false; !off; {
+		write()
+		for lines++; !off && len(s.stamps(t)) < lines; {
+			if rounds := asked.Load() / 2; rounds > 1+rowOfLines { // the first comes after a silence
+				t.Fatalf("of %d rounds none was put off", rounds)
+			}
+			select {
+			case d := <-putOff:
+				off = d == gather
+			case <-time.After(time.Millisecond): // the log tells nobody that it has grown
+			}
 		}
 	}
+	before := len(s.stamps(t))
+	for range 50 {
+		write()
+		lines++
+	}
+	goOn <- struct{}{}
+	for len(s.stamps(t)) < lines {
+		<-time.After(time.Millisecond)
+	}
+	close(over)
 	s.finish()
 	s.close()
 	wg.Wait()
+	stamps := s.stamps(t)
+	if len(stamps) != lines {
+		t.Errorf("%d lines in the log, want %d", len(stamps), lines)
+	}
+	for _, at := range stamps[before:] {
+		if !at.Equal(stamps[before]) {
+			t.Errorf("what was put off has the stamps %v and %v", stamps[before], at)
+		}
+	}
+}
+
+// stamps are those of the entries in the log.
+func (s *stream) stamps(t *testing.T) (all []time.Time) {
+	t.Helper()
 	data, err := os.ReadFile(s.log.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stamps, got := map[time.Time]bool{}, 0
 	for line := range bytes.Lines(data) {
 		e, err := crilog.Parse(line)
 		if err != nil {
 			t.Fatal(err)
 		}
-		stamps[e.Time], got = true, got+1
+		all = append(all, e.Time)
 	}
-	if got != lines {
-		t.Errorf("%d lines in the log, want %d", got, lines)
-	}
-	return len(stamps)
+	return all
 }

@@ -92,6 +92,7 @@ type stream struct {
 	viewed  int64 // what viewers have got
 	late    bool  // the batch of a dead worker is still to be completed
 	pace    pace
+	clock   clock
 }
 
 // buffers are borrowed while output moves; an idle container has none.
@@ -106,10 +107,10 @@ var pool = sync.Pool{New: func() any { return new(buffers) }}
 func (s *stream) start(wg *sync.WaitGroup) {
 	round := func(fd uintptr) bool {
 		s.mu.Lock()
-		wait := s.pace.next(time.Now())
+		wait := s.pace.next(s.clock.time())
 		s.mu.Unlock()
 		if wait > 0 {
-			<-time.After(wait)
+			s.clock.wait(wait)
 		}
 		return s.pull(int(fd), -1)
 	}
@@ -147,7 +148,7 @@ func (s *stream) pull(fd int, limit int64) (closed bool) {
 			continue
 		}
 		s.st.rest()
-		s.pace.end(moved, time.Now())
+		s.pace.end(moved, s.clock.time())
 		s.mu.Unlock()
 		return false
 	}
