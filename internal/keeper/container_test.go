@@ -405,7 +405,7 @@ func TestDeleteEndsACreateThatHangs(t *testing.T) {
 		created <- err
 	}()
 	b.eventually("OCI runtime", func() bool { return processRuns(req.Bundle) })
-	ctx, cancel := context.WithTimeout(b.context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(b.context(), time.Minute)
 	defer cancel()
 	if err := b.Delete(ctx, "stuck"); err != nil {
 		t.Fatalf("delete: %v", err)
@@ -486,7 +486,7 @@ func TestFullDiskDelaysNoDelete(t *testing.T) {
 	if err := b.ReopenLog(ctx, "writer"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("reopen on a full disk: %v, want that it waits", err)
 	}
-	ctx, cancel = context.WithTimeout(b.context(), 20*time.Second)
+	ctx, cancel = context.WithTimeout(b.context(), time.Minute)
 	defer cancel()
 	if err := b.Delete(ctx, "writer"); err != nil {
 		t.Errorf("delete: %v", err)

@@ -204,9 +204,7 @@ func TestDockerLogsSayWhatADeadKeeperLost(t *testing.T) {
 		args, path := b.arguments("writer", "-d", b.image, "sh", "-c", numbers)
 		b.d.Docker(args...)
 		for range 3 {
-			b.signal(syscall.SIGSTOP) // or one would start the other
-			b.signal(syscall.SIGKILL)
-			b.eventually("the keeper's end", func() bool { return len(b.keepers("")) == 0 })
+			b.killBoth()
 			if _, err := b.List(b.context()); err != nil {
 				t.Fatalf("a new keeper: %v", err)
 			}
@@ -295,7 +293,7 @@ func TestDockerLogsSayWhatADeadDaemonLost(t *testing.T) {
 					before := b.size(path)
 					b.eventually("more lines", func() bool { return b.size(path) > before+1<<20 })
 					if i > 0 { // the keeper is so slow that dockerd is full
-						b.signal(syscall.SIGSTOP)
+						b.stop()
 						b.eventually("dockerd that reads no more", settled(func() string { return readBy(t, b.d.Pid()) }))
 					}
 					end(b.d)

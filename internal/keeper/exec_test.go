@@ -98,7 +98,7 @@ func TestExecIsKilledWithItsChildren(t *testing.T) {
 	b := newBench(t)
 	b.run("c", container{script: idle})
 	s, output := b.exec("c", "sleep 1001 & sleep 1002", nil)
-	b.eventually("children", func() bool { return processRuns("1001") && processRuns("1002") })
+	b.eventually("children", func() bool { return processRuns("sleep", "1001") && processRuns("sleep", "1002") })
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.eventually("process", func() bool { return processRuns("1003") })
+	b.eventually("process", func() bool { return processRuns("sleep", "1003") })
 	keeper.Abandon(s)
-	b.eventually("end of the process", func() bool { return !processRuns("1003") })
+	b.eventually("end of the process", func() bool { return !processRuns("sleep", "1003") })
 }
