@@ -206,18 +206,10 @@ type maker func(context.Context, func(pod.LayerProgress)) (*layer, error)
 // the one that create makes when it is its turn.
 func (s *Store) obtain(ctx context.Context, o origin, notify func(pod.LayerProgress), create maker) (*layer, error) {
 	for {
-		if l := s.layer(o.name()); l != nil && !s.isDamaged(l.record.Name) {
+		if l := s.sound(o.name()); l != nil {
 			return l, l.is(o)
 		}
-		l, joined, err := s.fetches.do(ctx, o.name(), notify, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
-			select {
-			case s.slots <- struct{}{}:
-				defer func() { <-s.slots }()
-			case <-ctx.Done():
-				return nil, context.Cause(ctx)
-			}
-			return create(ctx, notify)
-		})
+		l, joined, err := s.fetches.do(ctx, o.name(), notify, s.unlessHere(o.name(), create))
 		if err == nil {
 			return l, l.is(o)
 		}
@@ -225,5 +217,29 @@ func (s *Store) obtain(ctx context.Context, o origin, notify func(pod.LayerProgr
 		if !joined || ctx.Err() != nil {
 			return nil, err
 		}
+	}
+}
+
+// sound is the layer of that name, nil where it is not here or damaged.
+func (s *Store) sound(name string) *layer {
+	if l := s.layer(name); l != nil && !s.isDamaged(l.record.Name) {
+		return l
+	}
+	return nil
+}
+
+// unlessHere waits for its turn and runs create, unless the attempt before has made the layer since it was looked for.
+func (s *Store) unlessHere(name string, create maker) maker {
+	return func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+		if l := s.sound(name); l != nil {
+			return l, nil
+		}
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		return create(ctx, notify)
 	}
 }
