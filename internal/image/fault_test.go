@@ -81,7 +81,8 @@ func TestBrokenRegistryIsAClearErrorAndNothingIsLeft(t *testing.T) {
 			}
 			wantNothingLeft(t, root)
 			r.SetFault(nil)
-			pull(t, s, ref)
+			must(t, s.Close())
+			pull(t, open(t, image.Options{Root: root}), ref)
 		})
 	}
 }

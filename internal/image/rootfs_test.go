@@ -266,7 +266,7 @@ func TestWebImageAnswers(t *testing.T) {
 // getPage waits until a server that was just started answers.
 func getPage(t *testing.T, url string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
