@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,7 @@ type container struct {
 	exit   *wire.Exit // guarded by mu; set when the output up to it is in the log
 	exited chan struct{}
 	ending sync.Once
+	runs   atomic.Bool // run was called
 
 	held    map[string]int  // guarded by mu; descriptors, by the name without the key
 	taken   map[string]bool // those of held that a stream or the log closes
@@ -301,6 +303,7 @@ func (c *container) run() {
 		s.start(&c.pumps)
 	}
 	c.w.ooms.add(c.Key, c.CgroupPath)
+	c.runs.Store(true)
 	if e, err := readExit(c.dir); err == nil {
 		c.ended(*e)
 	}

@@ -159,8 +159,8 @@ func (w *Worker) hear(link *wire.Conn) {
 // execKey marks the holder's claims that are execs.
 const execKey = "exec/"
 
-// ended learns of an exit on record. It may come twice, and before the create that made the process
-// has come to its end: then the create finds the record.
+// ended learns of an exit on record. It may come twice, and before the create or the restore that made the process
+// has come to its end: then that finds the record, when there are streams to be drained.
 func (w *Worker) ended(key string, e wire.Exit) {
 	w.mu.Lock()
 	c, x := w.containers[key], w.execs[strings.TrimPrefix(key, execKey)]
@@ -171,7 +171,7 @@ func (w *Worker) ended(key string, e wire.Exit) {
 		}
 		return
 	}
-	if c != nil && !c.half() {
+	if c != nil && c.runs.Load() {
 		c.ended(e)
 	}
 }
