@@ -97,10 +97,12 @@ func (m *Manager) exited(c *containerEntry, exit pod.Exit) {
 	if err := c.mark(m.log, record); err != nil && !errdefs.IsNotFound(err) {
 		m.log.Error("an exit was not taken", "container", c.key, "error", err)
 	}
+	if c.now.Load().State == pod.ContainerExited {
+		c.hasExited() // also where another has recorded it, and not come to this yet
+	}
 	if !ended {
 		return
 	}
-	c.hasExited()
 	m.tellExit(c)
 	if c.sharesPID() { // the processes that outlive the main one
 		m.now("end the rest of container "+string(c.key), func(ctx context.Context) error {

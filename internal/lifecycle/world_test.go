@@ -15,10 +15,14 @@ import (
 	"gantry/internal/cni"
 	"gantry/internal/engine"
 	"gantry/internal/engine/fake"
+	"gantry/internal/lab"
 	"gantry/internal/lifecycle"
 	"gantry/internal/pod"
 	"gantry/internal/store"
 )
+
+// The ports that a test frees on the node's loopback are nobody else's there.
+func TestMain(m *testing.M) { lab.Main(m) }
 
 const image = "localhost/busybox:1"
 
