@@ -269,10 +269,10 @@ func TestSignalsByNumberAndRelativeToRealTimeOnes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, number := range map[string]string{"SIGRTMIN+3": "37", "rtmax-1": "63", "12": "12", "Usr1": "10"} {
-		req := p.request("trap 'exit 9' " + number + "; mkfifo /fifo; read line < /fifo")
+		// The shell waits for its child and for signals at once: one that comes before it waits is not overslept.
+		req := p.request("trap 'exit 9' " + number + "; touch /trapped; while :; do sleep 1000 & wait $!; done")
 		p.start(req)
-		// The FIFO is there once the trap is set.
-		p.exec(req.Spec.Key, "sh", "-c", "until [ -p /fifo ]; do sleep 0.01; done")
+		p.exec(req.Spec.Key, "sh", "-c", "until [ -e /trapped ]; do sleep 0.01; done")
 		if err := p.SignalContainer(t.Context(), req.Spec.Key, engine.Signal{Name: name}); err != nil {
 			t.Fatal(err)
 		}

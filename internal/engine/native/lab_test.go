@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 // patience is how long anything in these tests may take.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // keeperBinary builds gantry-keeper, static, once, in the lab's own /run.
 var keeperBinary = sync.OnceValues(func() (string, error) {

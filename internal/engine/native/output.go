@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,14 +14,23 @@ import (
 // moment is how long a child that keeps a pipe open may delay the end of an exec.
 const moment = 50 * time.Millisecond
 
-// output copies what a process writes to a client.
-type output struct {
-	file  *os.File
-	to    io.Writer
-	ended atomic.Bool // the process has; see end
+// terminalMost is more than a terminal holds of what its master has not read, in bytes.
+const terminalMost = 64 << 10
+
+// pipe is the end of a pipe that is read, or a terminal's master.
+type pipe interface {
+	io.ReadCloser
+	syscall.Conn
+	SetReadDeadline(t time.Time) error
 }
 
-func newOutput(file *os.File, to io.Writer) *output { return &output{file: file, to: to} }
+// output copies what a process writes to a client.
+type output struct {
+	file     pipe
+	to       io.Writer
+	terminal bool        // file is a terminal's master
+	ended    atomic.Bool // the process has; see end
+}
 
 // end says that the process has ended: what is in the pipe now is all of its output. copy delivers
 // that much, however slow the client is, and what else comes within a moment.
@@ -32,11 +42,11 @@ func (o *output) end() {
 // copy returns at the end of the stream, when the client takes no more, or as end says.
 func (o *output) copy() {
 	buf := make([]byte, 32<<10)
-	left, until := -1, time.Time{} // bytes owed, and the moment's end; known once the process has ended
+	left, rest, until := -1, 0, time.Time{} // bytes owed, and the moment's end; known once the process has ended
 	for {
 		ended := o.ended.Load()
 		if ended && left < 0 {
-			left, until = o.buffered(), time.Now().Add(moment)
+			left, rest, until = o.buffered(), terminalMost, time.Now().Add(moment)
 		}
 		if ended {
 			if left == 0 && time.Now().After(until) {
@@ -50,11 +60,19 @@ func (o *output) copy() {
 				return
 			}
 			left = max(left-n, min(left, 0))
+			if o.terminal && left == 0 && rest > 0 { // it says no more than what fits into the first of its buffers
+				left = min(o.buffered(), rest)
+				rest -= left
+			}
 		}
-		// A deadline that passed while the client was slow says nothing about the pipe.
-		if err != nil && (ended || !errors.Is(err, os.ErrDeadlineExceeded)) {
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded) || ended && left == 0:
 			return
+		case ended:
+			left = min(o.buffered(), left)
 		}
+		// A deadline that passed while the client was slow, or the machine was before the read, says nothing about the pipe.
 	}
 }
 
@@ -65,7 +83,12 @@ func (o *output) buffered() int {
 	if err != nil {
 		return 0
 	}
-	_ = conn.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	_ = conn.Control(func(fd uintptr) {
+		if o.terminal { // what was written to it comes a moment later, unless somebody asks like this
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		}
+		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+	})
 	return n
 }
 

@@ -67,7 +67,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 			p := newStation(t, runtime).newPod(t, func(spec *pod.SandboxSpec) { spec.Namespaces.PID = pod.NamespacePod })
 			other := p.request("exec sleep 1000")
 			p.start(other)
-			text, exit := p.run("ps -o pid,args; (sleep 0 &) ; exit 3")
+			text, exit := p.run(psOnce("[s]leep 1000", "/[p]ause pause") + "; (sleep 0 &) ; exit 3")
 			if exit.Code != 3 || !strings.Contains(text, "1 /pause pause") || !strings.Contains(text, "sleep 1000") {
 				t.Errorf("exit %+v, processes\n%s", exit, text)
 			}
@@ -84,6 +84,16 @@ func TestSharedPIDNamespace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// psOnce lists processes once those are among them, each given so that it does not match itself: what has started a
+// container answers before the OCI runtime has given way to the program.
+func psOnce(patterns ...string) string {
+	script := "ps -o pid,args > /ps"
+	for _, p := range patterns {
+		script = "until ps -o args | grep -q '" + p + "'; do sleep 0.01; done; " + script
+	}
+	return script + "; cat /ps"
 }
 
 func TestKilledPauseProcessEndsItsSandbox(t *testing.T) {
@@ -111,7 +121,7 @@ func TestTargetPIDNamespace(t *testing.T) {
 	p := newStation(t, "crun").newPod(t)
 	target := p.request("exec sleep 1234")
 	pid := p.start(target).Pid
-	req := p.request("ps -o args", func(c *pod.ContainerSpec) {
+	req := p.request(psOnce("[s]leep 1234"), func(c *pod.ContainerSpec) {
 		c.Namespaces.PID, c.Namespaces.TargetID = pod.NamespaceTarget, string(target.Spec.Key)
 	})
 	req.TargetPid = pid

@@ -50,7 +50,7 @@ func (s *streams) outputPipe(to io.Writer) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.outputs = append(s.outputs, newOutput(r, to))
+	s.outputs = append(s.outputs, &output{file: r, to: to})
 	if err := forProgram(w); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
@@ -61,7 +61,7 @@ func (s *streams) outputPipe(to io.Writer) (*os.File, error) {
 func (s *streams) terminal(master *os.File) {
 	s.input, s.tty = master, true
 	if s.io.Stdout != nil {
-		s.outputs = append(s.outputs, newOutput(master, s.io.Stdout))
+		s.outputs = append(s.outputs, &output{file: master, to: s.io.Stdout, terminal: true})
 	}
 }
 

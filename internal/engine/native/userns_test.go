@@ -78,7 +78,7 @@ func TestSharedPIDNamespaceInAUserNamespace(t *testing.T) {
 	for _, runtime := range []string{"crun", "runc"} {
 		t.Run(runtime, func(t *testing.T) {
 			p := newMappedPod(t, runtime, func(spec *pod.SandboxSpec) { spec.Namespaces.PID = pod.NamespacePod })
-			text, exit := p.run("ps -o pid,args; cat /proc/self/uid_map")
+			text, exit := p.run(psOnce("/[p]ause pause") + "; cat /proc/self/uid_map")
 			if exit.Code != 0 || !strings.Contains(text, "1 /pause pause") || !strings.Contains(text, "100000") {
 				t.Errorf("exit %+v, printed\n%s", exit, text)
 			}
