@@ -30,7 +30,7 @@ type Harness struct {
 	Sandbox func(*pod.SandboxSpec)
 	// Container, if set, completes the spec of each container.
 	Container func(*pod.ContainerSpec)
-	// Patience is how long anything may take; zero is 30 seconds.
+	// Patience is how long one test of the suite may take, and so anything in it; zero is three minutes.
 	Patience time.Duration
 }
 
@@ -104,7 +104,7 @@ type bench struct {
 
 func newBench(t *testing.T, h Harness) *bench {
 	if h.Patience == 0 {
-		h.Patience = 30 * time.Second
+		h.Patience = 3 * time.Minute
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), h.Patience)
 	t.Cleanup(cancel)

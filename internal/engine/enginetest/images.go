@@ -34,9 +34,10 @@ func RunImages(t *testing.T, open func(t *testing.T) ImagesHarness) {
 		{"what was exported can be imported", imagePort},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			h := open(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			test.run(ctx, t, open(t))
+			test.run(ctx, t, h)
 		})
 	}
 }
