@@ -171,7 +171,7 @@ func overHTTP(t *testing.T, daemon http.Handler) *docker.Engine {
 	}
 	pins := filepath.Join(dir, "netns")
 	e, err := docker.New(docker.Options{
-		Endpoint: "unix://" + filepath.Join(dir, "sock"), NetNSDir: pins, Logs: &plainLogs{api: api, paths: make(map[pod.Key]string)},
+		Endpoint: "unix://" + filepath.Join(dir, "sock"), NetNSDir: pins, Patience: patience, Logs: &plainLogs{api: api, paths: make(map[pod.Key]string)},
 	})
 	if err != nil {
 		t.Fatal(err)

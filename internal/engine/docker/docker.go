@@ -61,6 +61,7 @@ type Engine struct {
 
 	accounts accounts
 	images   imageMemory
+	oomWait  time.Duration
 
 	pause struct {
 		sync.Mutex        // held while the image is pulled or imported
@@ -92,7 +93,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		opts: o, log: o.Log, daemon: d, cgroups: cgroups, objects: objects{byKey: make(map[pod.Key]object)},
-		heirlooms: heirlooms{all: make(map[pod.Key]bool)}, accounts: accounts{byImage: make(map[string]accountFiles)},
+		heirlooms: heirlooms{all: make(map[pod.Key]bool)}, oomWait: oomWait, accounts: accounts{byImage: make(map[string]accountFiles)},
 	}
 	return e, netns.Share(o.NetNSDir)
 }

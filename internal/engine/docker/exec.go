@@ -17,6 +17,14 @@ import (
 	"gantry/internal/pod"
 )
 
+const (
+	// startTime is how long a process of an exec may take to begin.
+	startTime = 3 * time.Second
+	// exitTime is how long Docker may take to know of an end after the output has ended: no time at all, but the
+	// machine may have much else to do.
+	exitTime = 30 * time.Second
+)
+
 // Exec runs a further process in a running container. Docker's API has no way to end one: when ctx
 // ends, the process is killed by its pid, with all its children.
 func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32, error) {
@@ -67,7 +75,7 @@ func (e *Engine) createExec(ctx context.Context, container string, req *engine.E
 
 // resizeExec asks until the process is there: Docker answers not found, or a conflict, before.
 func (e *Engine) resizeExec(ctx context.Context, id string, size engine.Size) error {
-	return retry(ctx, func() (bool, error) {
+	return retry(ctx, startTime, func() (bool, error) {
 		_, err := call(ctx, e.daemon, func(ctx context.Context) (client.ExecResizeResult, error) {
 			return e.daemon.api.ExecResize(ctx, id, client.ExecResizeOptions{Height: uint(size.Height), Width: uint(size.Width)})
 		})
@@ -78,7 +86,7 @@ func (e *Engine) resizeExec(ctx context.Context, id string, size engine.Size) er
 // execExit is the exit code. The output ends a moment before Docker knows it.
 func (e *Engine) execExit(ctx context.Context, id string) (int32, error) {
 	var code int32
-	err := retry(ctx, func() (bool, error) {
+	err := retry(ctx, exitTime, func() (bool, error) {
 		x, err := e.inspectExec(ctx, id)
 		if err != nil {
 			return true, fmt.Errorf("exec: %w", err)
@@ -102,7 +110,7 @@ func (e *Engine) inspectExec(ctx context.Context, id string) (client.ExecInspect
 func (e *Engine) killExec(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, undoTime)
 	defer cancel()
-	err := retry(ctx, func() (bool, error) {
+	err := retry(ctx, startTime, func() (bool, error) {
 		x, err := e.inspectExec(ctx, id)
 		if err != nil || !x.Running && x.PID == 0 {
 			return false, err // it has not begun, or ended without one
@@ -153,9 +161,8 @@ func children(pid int) []int {
 	return all
 }
 
-// retry does something until it says that it is done, for three seconds at most, and returns the last error.
-func retry(ctx context.Context, do func() (done bool, err error)) error {
-	const most = 3 * time.Second
+// retry does something until it says that it is done, or most has passed, and returns the last error.
+func retry(ctx context.Context, most time.Duration, do func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {

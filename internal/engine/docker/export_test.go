@@ -36,7 +36,8 @@ func (n *Node) Pause(spec *pod.SandboxSpec) (client.ContainerCreateOptions, erro
 // Cgroup is where a container's processes are.
 func (n *Node) Cgroup(parent, id string) string { return n.n.containerCgroup(parent, id) }
 
-// AgeUsage waits until no question of what the store occupies is under way, and makes the last one older.
+// AgeUsage waits until no question of what the store occupies is under way, and makes the last one older, and one
+// that took no time: Docker rests the longer the longer it took.
 func (s *Images) AgeUsage(by time.Duration) {
 	u := &s.usage
 	u.mu.Lock()
@@ -46,11 +47,12 @@ func (s *Images) AgeUsage(by time.Duration) {
 		<-asking
 		u.mu.Lock()
 	}
+	u.took = 0
 	u.tried, u.at = u.tried.Add(-by), u.at.Add(-by)
 }
 
 // UseCgroups has the engine take the cgroups of f.
 func (e *Engine) UseCgroups(f *cgroup.FS) { e.cgroups = f }
 
-// OOMWait is how long an exit waits for the word that it was an OOM kill.
-const OOMWait = oomWait
+// UseOOMWait has an exit wait so long for the word that it was an OOM kill.
+func (e *Engine) UseOOMWait(d time.Duration) { e.oomWait = d }

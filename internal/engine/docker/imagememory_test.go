@@ -67,6 +67,14 @@ func TestImagesAreKnownWhileEventsAreHeard(t *testing.T) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
+	if !within(t, holds) {
+		t.Fatalf("not within %v: %s", patience, what)
+	}
+}
+
+// within says whether it holds before patience ends.
+func within(t *testing.T, holds func() bool) bool {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -75,7 +83,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("not within %v: %s", patience, what)
+			return false
 		}
 	}
+	return true
 }

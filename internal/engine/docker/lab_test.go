@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 // patience is how long anything in these tests may take.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // plainLogs leave Docker its own and write what an attached client gets to the log's path: enough for
 // tests of the engine alone.
@@ -96,6 +96,7 @@ func newStationOn(t testing.TB, d *labdocker.Daemon) *station {
 func open(t testing.TB, s *station, o docker.Options) *docker.Engine {
 	t.Helper()
 	o.Endpoint, o.NetNSDir = cmp.Or(o.Endpoint, s.dockerd.Endpoint()), s.netNS
+	o.Patience = cmp.Or(o.Patience, patience) // a slow daemon does not hang
 	api, err := client.New(client.WithHost(o.Endpoint))
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,8 @@ import (
 // here has sent is held until the other event comes, or has had the time to.
 
 // oomWait is how long an exit waits for the word that it was an OOM kill.
-const oomWait = time.Second
+// That takes no time, but where memory has run out the machine may have none.
+const oomWait = 4 * time.Second
 
 // killedCode is what dockerd gives for a SIGKILL.
 const killedCode = 128 + int32(unix.SIGKILL)
@@ -28,7 +29,7 @@ func (e *Engine) mayBeOOM(key pod.Key, exit pod.Exit) bool {
 // hold keeps an exit back. One that is still held when the watch ends is found by the next, as all are.
 func (w *watcher) hold(ctx context.Context, key pod.Key, exit pod.Exit) {
 	w.held[key] = exit
-	time.AfterFunc(oomWait, func() {
+	time.AfterFunc(w.engine.oomWait, func() {
 		select {
 		case w.late <- key:
 		case <-ctx.Done():
