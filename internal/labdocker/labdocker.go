@@ -70,7 +70,7 @@ type Options struct {
 }
 
 // startTime is how long a daemon may take until it answers, and until it has ended.
-const startTime = time.Minute
+const startTime = 3 * time.Minute
 
 // Daemon is a Docker Engine and everything it has.
 type Daemon struct {

@@ -117,15 +117,28 @@ func (d *Daemon) tearDown() {
 			p.end(d.t, syscall.SIGKILL)
 		}
 	}
-	for _, pid := range d.left() {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
+	d.killLeft()
 	d.killCgroup()
 	for _, dir := range []string{d.Run, d.Root} {
 		d.unmount(dir)
 		if err := os.RemoveAll(dir); err != nil {
 			d.t.Errorf("remove %s: %v", dir, err)
 		}
+	}
+}
+
+// killLeft kills what is left until nothing is: a shim may have just started a runtime, which writes on.
+func (d *Daemon) killLeft() {
+	deadline := time.Now().Add(startTime)
+	for pids := d.left(); len(pids) > 0; pids = d.left() {
+		if time.Now().After(deadline) {
+			d.t.Errorf("processes of %s outlive SIGKILL: %v", d.Root, pids)
+			return
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 
