@@ -21,14 +21,14 @@ func sanitize(name string) string {
 }
 
 // endTime is how long what was killed may take to leave its cgroup.
-const endTime = 5 * time.Second
+const endTime = time.Minute
 
 // removeCgroup removes path in every hierarchy. What a process is in can't be removed, and one that was
-// killed leaves it late, when it is reaped. It returns what stays.
-func removeCgroup(path string) []string {
+// killed leaves it late, when it is reaped. It returns what stays for so long.
+func removeCgroup(path string, most time.Duration) []string {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(endTime); ; <-tick.C {
+	for end := time.Now().Add(most); ; <-tick.C {
 		left := tryRemoveCgroup(path)
 		if len(left) == 0 || time.Now().After(end) {
 			return left

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -149,9 +150,15 @@ func run(cmd *exec.Cmd) int {
 // would stay on the machine.
 func Cgroup(t testing.TB) string {
 	t.Helper()
+	return cgroup(t, endTime)
+}
+
+// cgroup is Cgroup with the time that what was killed may take to leave.
+func cgroup(t testing.TB, most time.Duration) string {
+	t.Helper()
 	path := "/gantry-test-" + rand.Text()[:8] + sanitize(t.Name()) // two labs have the same pids, and one set of cgroups
 	t.Cleanup(func() {
-		if left := removeCgroup(path); len(left) > 0 {
+		if left := removeCgroup(path, most); len(left) > 0 {
 			t.Errorf("left on the machine: %s", strings.Join(left, "; "))
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/internal/lab"
 )
@@ -57,7 +58,8 @@ func TestCgroupIsRemovedOrTheTestFails(t *testing.T) {
 	if _, err := os.Stat(top + "/cgroup.controllers"); err != nil {
 		top += "/pids" // v1
 	}
-	dir := filepath.Join(top, lab.Cgroup(r))
+	path := lab.CgroupFor(r, 100*time.Millisecond)
+	dir := filepath.Join(top, path)
 	inside := filepath.Join(dir, "container")
 	if err := os.MkdirAll(inside, 0o755); err != nil {
 		t.Fatal(err)
@@ -75,13 +77,12 @@ func TestCgroupIsRemovedOrTheTestFails(t *testing.T) {
 		t.Errorf("a test that leaves process %s is told %q", pid, r.errors)
 	}
 
-	r.errors = nil
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = cmd.Wait() }() // it may still be there when the test ends
-	r.end()
-	if _, err := os.Stat(dir); err == nil || len(r.errors) > 0 {
-		t.Errorf("a killed process's cgroup stays: %q, %v", r.errors, err)
+	left := lab.RemoveCgroup(path)
+	if _, err := os.Stat(dir); err == nil || len(left) > 0 {
+		t.Errorf("a killed process's cgroup stays: %q, %v", left, err)
 	}
 }
