@@ -18,6 +18,9 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
+// patience is how long anything may take that is not measured.
+const patience = time.Minute
+
 // realPlugins is where Debian installs them.
 const realPlugins = "/usr/lib/cni"
 
@@ -90,7 +93,7 @@ func list(version string, plugins ...string) string {
 // waitLog waits until a log line contains text.
 func (s *site) waitLog(text string) {
 	s.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(patience)
 	var seen []string
 	for {
 		select {
