@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	nrilog "github.com/containerd/nri/pkg/log"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/pod"
 )
@@ -117,14 +118,13 @@ func (n *NRI) Start(ctx context.Context, runtime Runtime) error {
 	return nil
 }
 
-// answers says whether somebody listens at a socket.
+// answers says whether somebody listens at a socket. To connect to one takes no time: it succeeds, or there is
+// no room among those who wait to be accepted.
 func answers(ctx context.Context, socket string) bool {
 	var d net.Dialer
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return false
+		return errors.Is(err, unix.EAGAIN)
 	}
 	_ = conn.Close()
 	return true

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
 	"github.com/google/go-cmp/cmp"
@@ -108,14 +109,14 @@ func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, _ *api.Co
 // patient is the time for an answer where every plugin answers, however slow the machine is.
 const patient = 30 * time.Second
 
-// start serves plugins, which have answerTime for an answer.
-func start(t *testing.T, r *runtime, answerTime time.Duration) (n *nri.NRI, socket string) {
+// start serves plugins, which have patient for an answer.
+func start(t *testing.T, r *runtime) (n *nri.NRI, socket string) {
 	t.Helper()
 	dir := t.TempDir()
 	socket = filepath.Join(dir, "nri.sock")
 	n, err := nri.New(nri.Options{
 		Version: "test", Socket: socket, PluginDir: filepath.Join(dir, "plugins"), ConfigDir: filepath.Join(dir, "conf.d"),
-		RegistrationTimeout: patient, RequestTimeout: answerTime,
+		RegistrationTimeout: patient, RequestTimeout: patient,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +148,7 @@ func join(t *testing.T, n *nri.NRI, socket, name string, p *plugin) {
 
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline, tick := time.NewTimer(20*time.Second), time.NewTicker(5*time.Millisecond)
+	deadline, tick := time.NewTimer(time.Minute), time.NewTicker(5*time.Millisecond)
 	defer deadline.Stop()
 	defer tick.Stop()
 	for !holds() {
@@ -289,7 +290,7 @@ func TestEveryAdjustmentIsTakenOver(t *testing.T) {
 		t.Fatalf("the test does not set %v", missing)
 	}
 	r := newRuntime()
-	n, socket := start(t, r, patient)
+	n, socket := start(t, r)
 	p := &plugin{create: func(context.Context, *api.Container) (*api.ContainerAdjustment, error) { return everything(), nil }}
 	join(t, n, socket, "10-all", p)
 	answer, err := n.Container(t.Context(), r.event(pod.MomentCreate))
@@ -304,7 +305,7 @@ func TestEveryAdjustmentIsTakenOver(t *testing.T) {
 // What a plugin wants of a resize is what is done, and what the library does not pass on is refused.
 func TestResize(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r, patient)
+	n, socket := start(t, r)
 	p := &plugin{resize: func(asked *api.LinuxResources) []*api.ContainerUpdate {
 		u := &api.ContainerUpdate{ContainerId: "c1", Linux: &api.LinuxContainerUpdate{Resources: allResources()}}
 		u.Linux.Resources.Devices, u.Linux.Resources.Pids = nil, nil
@@ -340,7 +341,7 @@ func TestResize(t *testing.T) {
 // A plugin may ask for changes while it is being told of something.
 func TestUpdateFromWithinAnEvent(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r, patient)
+	n, socket := start(t, r)
 	p := &plugin{}
 	var failed []*api.ContainerUpdate
 	p.create = func(context.Context, *api.Container) (*api.ContainerAdjustment, error) {
@@ -361,16 +362,18 @@ func TestUpdateFromWithinAnEvent(t *testing.T) {
 // goes on; a refusal names who refused.
 func TestFailures(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r, 2*time.Second)
+	n, socket := start(t, r)
 	release := make(chan struct{})
 	defer close(release)
 	join(t, n, socket, "10-hangs", &plugin{create: func(context.Context, *api.Container) (*api.ContainerAdjustment, error) {
 		<-release
 		return nil, nil
 	}})
+	adaptation.SetPluginRequestTimeout(time.Second) // for the one that hangs alone
 	if _, err := n.Container(t.Context(), r.event(pod.MomentCreate)); err != nil {
 		t.Errorf("after a plugin that hangs: %v", err)
 	}
+	adaptation.SetPluginRequestTimeout(patient)
 	until(t, "the plugin is lost, with a reason", func() bool {
 		all := n.Plugins()
 		return len(all) == 1 && !all[0].Lost.IsZero() && strings.Contains(all[0].Reason, "CreateContainer")
@@ -390,7 +393,7 @@ func TestFailures(t *testing.T) {
 // A plugin that joins is shown what there is, as it will be for the container.
 func TestPluginsThatJoin(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r, patient)
+	n, socket := start(t, r)
 	if n.Listening() {
 		t.Error("somebody listens on a node without plugins")
 	}
@@ -406,8 +409,8 @@ func TestPluginsThatJoin(t *testing.T) {
 
 // The socket of another process is left to it.
 func TestSocketOfAnother(t *testing.T) {
-	_, socket := start(t, newRuntime(), patient)
-	n, err := nri.New(nri.Options{Socket: socket, RegistrationTimeout: time.Second, RequestTimeout: 500 * time.Millisecond})
+	_, socket := start(t, newRuntime())
+	n, err := nri.New(nri.Options{Socket: socket, RegistrationTimeout: patient, RequestTimeout: patient})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +422,7 @@ func TestSocketOfAnother(t *testing.T) {
 // Nothing is told of whose beginning was not told, no end twice, and the end before the removal.
 func TestWhatIsTold(t *testing.T) {
 	r := newRuntime()
-	n, socket := start(t, r, patient)
+	n, socket := start(t, r)
 	p := &plugin{}
 	join(t, n, socket, "10-listens", p)
 	unknown := r.event(pod.MomentStop)
