@@ -1,10 +1,12 @@
 package bridge_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -14,8 +16,9 @@ import (
 
 // reportListener tells which groups reports name that a link of a namespace receives.
 type reportListener struct {
-	t  testing.TB
-	fd int
+	t    testing.TB
+	fd   int
+	from net.HardwareAddr // whose reports count; nil: everybody's
 }
 
 func listenForReports(t testing.TB, ns, link string) *reportListener {
@@ -50,7 +53,8 @@ func (l *reportListener) until(last netip.Addr) (reports [][]netip.Addr) {
 		if err != nil {
 			break
 		}
-		if sa, ok := from.(*unix.SockaddrLinklayer); ok && sa.Pkttype == unix.PACKET_OUTGOING {
+		sa, ok := from.(*unix.SockaddrLinklayer)
+		if !ok || sa.Pkttype == unix.PACKET_OUTGOING || l.from != nil && !bytes.Equal(sa.Addr[:sa.Halen], l.from) {
 			continue
 		}
 		groups := reported(frame[:n])
@@ -87,6 +91,7 @@ func TestPodsDoNotHearOfEachOthersAddresses(t *testing.T) {
 	other := n.add(newPod(t))
 	node, pod := listenForReports(t, "", "gantry0"), listenForReports(t, other.name, "eth0")
 	p := n.add(newPod(t))
+	pod.from = macIn(t, p.name) // the node tells all pods of its own
 	raw := p.v6().As16()
 	group := own.Addr().As16()
 	copy(group[13:], raw[13:])
@@ -104,6 +109,22 @@ func TestPodsDoNotHearOfEachOthersAddresses(t *testing.T) {
 	if err := in(t, other.name, func() error { return sendToGroup(to) }); err != nil {
 		t.Errorf("what one pod sends to a group that another has joined: %v", err)
 	}
+}
+
+// macIn is that of a pod's link.
+func macIn(t testing.TB, ns string) (mac net.HardwareAddr) {
+	t.Helper()
+	err := in(t, ns, func() error {
+		eth, err := net.InterfaceByName("eth0")
+		if err == nil {
+			mac = eth.HardwareAddr
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mac
 }
 
 const groupPort = 4242
@@ -140,12 +161,16 @@ func sendToGroup(to string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = c.WriteTo([]byte("?"), addr); err != nil {
-		return err
+	for end := time.Now().Add(patience); ; {
+		if _, err = c.WriteTo([]byte("?"), addr); err != nil {
+			return err
+		}
+		if err = c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		_, _, err = c.ReadFrom(make([]byte, 128))
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().After(end) {
+			return err
+		}
 	}
-	if err = c.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	_, _, err = c.ReadFrom(make([]byte, 128))
-	return err
 }

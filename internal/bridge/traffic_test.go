@@ -1,10 +1,12 @@
 package bridge_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -47,7 +49,7 @@ func in(t testing.TB, ns string, fn func() error) error {
 	return <-done
 }
 
-// serve answers each connection or packet in a namespace with "name client-address".
+// serve answers each connection in a namespace with "name client-address", each packet with what it asks behind that.
 func serve(t testing.TB, ns, name, network string, at int) {
 	t.Helper()
 	addr := fmt.Sprintf(":%d", at)
@@ -86,11 +88,11 @@ func answerConns(l net.Listener, name string) {
 func answerPackets(c net.PacketConn, name string) {
 	buf := make([]byte, 64)
 	for {
-		_, from, err := c.ReadFrom(buf)
+		n, from, err := c.ReadFrom(buf)
 		if err != nil {
 			return
 		}
-		_, _ = c.WriteTo([]byte(name+" "+from.String()), from)
+		_, _ = c.WriteTo([]byte(name+" "+from.String()+" "+string(buf[:n])), from)
 	}
 }
 
@@ -99,7 +101,12 @@ func ask(t testing.TB, ns, network, to string, wait time.Duration) (who string, 
 	t.Helper()
 	var answer string
 	err = in(t, ns, func() error {
+		end := time.Now().Add(wait)
 		c, dialErr := net.DialTimeout(network, to, wait)
+		// The kernel gives a neighbour up whose link takes longer to come up than it asks for it.
+		for errors.Is(dialErr, unix.EHOSTUNREACH) && time.Now().Before(end) {
+			c, dialErr = net.DialTimeout(network, to, time.Until(end))
+		}
 		if dialErr != nil {
 			return dialErr
 		}
@@ -114,13 +121,48 @@ func ask(t testing.TB, ns, network, to string, wait time.Duration) (who string, 
 	return who, netip.MustParseAddrPort(from).Addr().Unmap(), nil
 }
 
+// exchange returns what is answered. A packet may be lost on the way, as before a link is up: it is sent again each
+// second, and an answer to an earlier question does not count.
 func exchange(c net.Conn, wait time.Duration) (string, error) {
-	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
+	end := time.Now().Add(wait)
+	if _, ok := c.(net.PacketConn); !ok {
+		return say(c, "?", end)
+	}
+	question := rand.Text()
+	for {
+		again := time.Now().Add(time.Second)
+		if end.Before(again) {
+			again = end
+		}
+		answer, err := say(c, question, again)
+		for err == nil {
+			if said, ok := strings.CutSuffix(answer, " "+question); ok {
+				return said, nil
+			}
+			answer, err = hear(c)
+		}
+		switch {
+		case again.Equal(end):
+			return "", err
+		case errors.Is(err, unix.ECONNREFUSED): // it may be of an earlier packet
+			<-time.After(10 * time.Millisecond)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return "", err
+		}
+	}
+}
+
+func say(c net.Conn, what string, deadline time.Time) (answer string, err error) {
+	if err := c.SetDeadline(deadline); err != nil {
 		return "", err
 	}
-	if _, err := c.Write([]byte("?")); err != nil {
+	if _, err := c.Write([]byte(what)); err != nil {
 		return "", err
 	}
+	return hear(c)
+}
+
+func hear(c net.Conn) (string, error) {
 	buf := make([]byte, 128)
 	n, err := c.Read(buf)
 	return string(buf[:n]), err
