@@ -111,7 +111,8 @@ func TestSilenceEndsAConnection(t *testing.T) {
 	s := start(t, b, streaming.Options{Idle: 200 * time.Millisecond})
 	for _, p := range protocols {
 		t.Run(p.name, func(t *testing.T) {
-			ctx, leave := context.WithTimeout(t.Context(), 10*time.Second)
+			// A client whose connection ends before its streams were answered waits for the answers first.
+			ctx, leave := context.WithTimeout(t.Context(), patience)
 			defer leave()
 			_ = connectOver(t, p.connect, execAddress(t, s, &cri.ExecRequest{Stdout: true})).StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard})
 			if !eventually(func() bool { return b.running.Load() == 0 }) || ctx.Err() != nil {

@@ -60,7 +60,7 @@ func start(t *testing.T, b *backend, o streaming.Options) *streaming.Server {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := errors.Join(s.Close(ctx), <-served); err != nil {
 			t.Error(err)
@@ -95,9 +95,13 @@ func goroutines() []string {
 	return out
 }
 
-// eventually asks until the answer is yes, for ten seconds.
+// patience is how long tests wait for what happens at once on a machine that has time: twice as long as client-go
+// waits for an answer that never comes.
+const patience = time.Minute
+
+// eventually asks until the answer is yes, for as long as there is patience.
 func eventually(yes func() bool) bool {
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !yes() {
