@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
@@ -87,7 +88,9 @@ func newDockerd(t *testing.T, version, api string) *dockerd {
 	s.Start()
 	t.Cleanup(s.Close)
 	pins := filepath.Join(dir, "netns")
-	d.Engine, err = docker.New(docker.Options{Endpoint: "unix://" + filepath.Join(dir, "sock"), NetNSDir: pins, Logs: noLogs{}})
+	d.Engine, err = docker.New(docker.Options{
+		Endpoint: "unix://" + filepath.Join(dir, "sock"), NetNSDir: pins, Logs: noLogs{}, Patience: time.Minute, // it never hangs
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -107,9 +109,14 @@ func TestASlowClientIsCutOff(t *testing.T) {
 	m := node()
 	m.events = event.New(event.Options{Buffer: 8})
 	m.pods[0].Spec.Annotations = map[string]string{"large": strings.Repeat("x", 64<<10)} // fills the stream's window soon
-	conn, _ := serve(t, m, cri.Interceptors{})
-	client := runtime.NewRuntimeServiceClient(conn)
-	slow, _ := listen(t.Context(), t, client)
+	_, socket := serve(t, m, cri.Interceptors{})
+	// A window that grows with what arrives could take everything in time.
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStaticStreamWindowSize(64<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	slow, _ := listen(t.Context(), t, runtime.NewRuntimeServiceClient(conn))
 	for i := range 200 {
 		m.tell(event.Started, fmt.Sprint(i))
 	}

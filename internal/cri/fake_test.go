@@ -52,7 +52,7 @@ func (m *memory) CheckpointContainer(ctx context.Context, id, location string) e
 	_, err := m.Container(ctx, id)
 	m.written = append(m.written, location)
 	if at, ok := ctx.Deadline(); ok {
-		m.timeout = time.Until(at).Round(time.Second)
+		m.timeout = time.Until(at)
 	}
 	return first(m.fail, err)
 }

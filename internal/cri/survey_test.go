@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -154,8 +155,15 @@ func fullPullImage() *runtime.PullImageRequest {
 	}
 }
 
-// call returns what the backend got and what was answered.
-func (r request) call(t *testing.T, req proto.Message) (string, error) {
+// call returns what the backend got and what was answered. A deadline is told by the time that is left, so no time
+// passes meanwhile.
+func (r request) call(t *testing.T, req proto.Message) (got string, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { got, err = r.callNow(t, req) })
+	return got, err
+}
+
+func (r request) callNow(t *testing.T, req proto.Message) (string, error) {
 	t.Helper()
 	m := node()
 	m.status = pod.NodeStatus{Verbose: map[string]string{"a": "b"}}
