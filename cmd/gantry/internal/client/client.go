@@ -22,8 +22,8 @@ const DefaultEndpoint = "unix:///run/gantry/gantry.sock"
 // so that the server's reason is what the user sees.
 const callTimeout = 4 * time.Minute
 
-// connectTimeout bounds the first answer.
-const connectTimeout = 10 * time.Second
+// connectTimeout bounds the first answer. Where nobody listens it is not waited for.
+const connectTimeout = 30 * time.Second
 
 // Client speaks CRI v1 to one server.
 type Client struct {
