@@ -193,10 +193,11 @@ func TestWriteV2(t *testing.T) {
 	}
 }
 
-// busy starts a process with a child in the cgroup, in every hierarchy below root.
+// busy starts a process with a child in the cgroup, in every hierarchy below root. It returns when both have done
+// what they do: the shell waits for its child, which has become cat and waits for more to come.
 func busy(t *testing.T, root, path string) {
 	t.Helper()
-	cmd := exec.CommandContext(context.Background(), "sh", "-c", `trap "" TERM; read go; sleep 1000 & echo ready; wait`)
+	cmd := exec.CommandContext(context.Background(), "sh", "-c", `trap "" TERM; read go; exec 3<&0; cat <&3 & wait`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +223,7 @@ func busy(t *testing.T, root, path string) {
 	if joined == 0 {
 		t.Fatalf("no hierarchy has %s", path)
 	}
-	if _, err := io.WriteString(stdin, "go\n"); err != nil {
+	if _, err := io.WriteString(stdin, "go\nready\n"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
