@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/config"
 	"gantry/internal/doctor"
@@ -209,7 +212,7 @@ func TestRegistries(t *testing.T) {
 	if doctor.Worst(all) != doctor.OK || len(all) != 2 {
 		t.Errorf("a registry that asks for a password answers: %+v", all)
 	}
-	srv.Close()
+	write("registry.example", "server = \"http://"+deaf(t)+"\"\n")
 	all = find(t, doctor.Options{Config: o, Registries: []string{"registry.example"}}, "registries")
 	if doctor.Worst(all) != doctor.Fail {
 		t.Errorf("a registry that is gone: %+v", all)
@@ -219,6 +222,24 @@ func TestRegistries(t *testing.T) {
 	if doctor.Worst(all) != doctor.Fail || !strings.Contains(all[0].Message, "bad.example") {
 		t.Errorf("a hosts.toml that is no TOML: %+v", all)
 	}
+}
+
+// deaf is an address at which nobody listens, and nobody else will: its port is taken.
+func deaf(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", bound.(*unix.SockaddrInet4).Port)
 }
 
 func TestServer(t *testing.T) {
