@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -159,6 +160,40 @@ func TestStaleSocket(t *testing.T) {
 	}
 	if err := daemon.RemoveStaleSocket(ctx, path); err == nil {
 		t.Error("a file that is no socket was removed")
+	}
+}
+
+// A server is there also when it has no room for one client more, and when nobody has the time to ask it.
+func TestSocketOfABusyServerIsLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	var d net.Dialer
+	for err == nil {
+		var conn net.Conn
+		if conn, err = d.DialContext(t.Context(), "unix", path); err == nil {
+			defer func() { _ = conn.Close() }()
+		}
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Fatal(err)
+	}
+	if err = daemon.RemoveStaleSocket(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another server listens") {
+		t.Errorf("one that is busy: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err = daemon.RemoveStaleSocket(ctx, path); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked to end before it has asked: %v", err)
+	}
+	if _, err = os.Lstat(path); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -56,7 +56,11 @@ func (s *server) mayTakeOver(ctx context.Context) error {
 		return nil
 	}
 	for _, socket := range []string{"/run/cri-dockerd.sock", "/var/run/cri-dockerd.sock"} {
-		if answers(ctx, socket) {
+		there, err := answers(ctx, socket)
+		if err != nil {
+			return fmt.Errorf("take over: %w", err)
+		}
+		if there {
 			return fmt.Errorf("take over: cri-dockerd answers at %s: stop it first, and cri-docker.socket where systemd has one", socket)
 		}
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"gantry/internal/admin"
@@ -186,15 +188,20 @@ func listenUnix(ctx context.Context, path string, mode os.FileMode) (net.Listene
 	return ln, nil
 }
 
-// answers says whether somebody listens at a socket.
-func answers(ctx context.Context, path string) bool {
+// answers says whether somebody listens at a socket, be it with more clients waiting than it has room for.
+func answers(ctx context.Context, path string) (bool, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
-	if err != nil {
-		return false
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return true, nil
+	case errors.Is(err, unix.EAGAIN):
+		return true, nil
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return false, nil
 	}
-	_ = conn.Close()
-	return true
+	return false, err
 }
 
 // notifyEnv is where systemd says where it wants to be told (sd_notify(3)).

@@ -100,10 +100,14 @@ func removeStaleSocket(ctx context.Context, path string) error {
 	if st.Mode()&os.ModeSocket == 0 {
 		return fmt.Errorf("%s is there and is no socket", path)
 	}
-	if answers(ctx, path) {
+	there, err := answers(ctx, path)
+	if err != nil {
+		return fmt.Errorf("ask who listens at the socket: %w", err)
+	}
+	if there {
 		return fmt.Errorf("another server listens at %s", path)
 	}
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale socket: %w", err)
 	}
 	return nil
