@@ -182,9 +182,6 @@ func TestCritest(t *testing.T) {
 	}
 }
 
-// settle is how long what ends on its own may take to be gone.
-const settle = 15 * time.Second
-
 // leavesNothing makes the test fail if it ends with more of pods on the machine than there is now. What
 // a node makes with its first pod and keeps (a bridge, firewall tables) is made before.
 func (r run) leavesNothing(t *testing.T, n *node.Node) {
@@ -207,7 +204,7 @@ func (r run) leavesNothing(t *testing.T, n *node.Node) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		left, err := leftovers.Settle(n.Context(), scope, before, settle)
+		left, err := leftovers.Settle(n.Context(), scope, before, leftovers.Patience)
 		if err != nil {
 			t.Error(err)
 		}

@@ -92,7 +92,7 @@ func killAtRandom(t *testing.T, runtime string, l load) {
 		w.compare(t)
 		n.RemovePod(w.pod)
 	}
-	left, err := leftovers.Settle(n.Context(), n.Scope(), before, 15*time.Second)
+	left, err := leftovers.Settle(n.Context(), n.Scope(), before, leftovers.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func TestIgnoredFilesDoNotCount(t *testing.T) {
 	if err = os.WriteFile(filepath.Join(dir, "server.log"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := leftovers.Settle(t.Context(), scope, before, time.Millisecond); err != nil || len(left) > 0 {
+	if left, err := leftovers.Settle(t.Context(), scope, before, leftovers.Patience); err != nil || len(left) > 0 {
 		t.Errorf("left %v, error %v", left, err)
 	}
 }

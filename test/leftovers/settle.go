@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// Patience is how long what ends on its own may take to be gone on a machine under load, in tests.
+const Patience = time.Minute
+
 // Settle returns what is there beyond before, once it is nothing or once patience is over: a
 // process that was killed and a mount that was detached are gone a moment later.
 func Settle(ctx context.Context, scope Scope, before Snapshot, patience time.Duration) ([]string, error) {

@@ -27,7 +27,7 @@ import (
 )
 
 // startTime is how long a server may take until it answers.
-const startTime = 30 * time.Second
+const startTime = time.Minute
 
 // Options are what a test wants of a server.
 type Options struct {
@@ -118,6 +118,7 @@ func Prepare(t testing.TB, o Options) *Node {
 		"--network", o.Network, "--cni-conf-dir", o.CNIConf, "--cni-bin-dir", "/usr/lib/cni",
 		"--certs-dir", filepath.Join(n.Root, "certs.d"), "--streaming-listen", "127.0.0.1:0", "--log-level", "debug",
 		"--nri-socket", n.NRISocket(), "--nri-plugin-dir", filepath.Join(n.Root, "nri"), "--nri-config-dir", filepath.Join(n.Root, "nri.d"),
+		"--nri-registration-timeout", "1m", "--nri-request-timeout", "1m", // a slow machine is not a plugin that hangs
 	}, o.Flags...)
 	if o.Runtime != "" {
 		n.args = append(n.args, "--default-runtime", o.Runtime)

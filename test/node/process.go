@@ -135,7 +135,8 @@ func (n *Node) killKeeper() {
 	}
 }
 
-// WaitGone waits for the end of a process that is no child of ours.
+// WaitGone waits for the end of a process that is no child of ours, for half a minute at most: the kernel may
+// hold one up.
 func WaitGone(pid int) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -143,7 +144,7 @@ func WaitGone(pid int) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for {
-		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((5 * time.Second).Milliseconds()))
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((30 * time.Second).Milliseconds()))
 		if !errors.Is(err, unix.EINTR) {
 			return
 		}
