@@ -206,6 +206,9 @@ func (w *world) exitedWith(code int32) {
 		w.t.Errorf("the container is %v with code %d, want exited with %d", s.State, s.ExitCode, code)
 	}
 	w.checkLog()
+	if log := node.ReadFile(w.t, w.logPath()); !strings.HasSuffix(log, "\n") {
+		w.t.Errorf("the last line of the log has no end: %q", log[strings.LastIndexByte(log, '\n')+1:])
+	}
 }
 
 func (w *world) containerIsRemoved() {

@@ -89,7 +89,7 @@ func tryDisk(t *testing.T, d disk, ill illness) {
 	for _, p := range []*resident{lasting, ending} {
 		w.n.RemovePod(p.pod)
 	}
-	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, settleTime)
+	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, leftovers.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

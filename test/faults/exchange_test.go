@@ -51,7 +51,7 @@ func TestExchange(t *testing.T) {
 	for _, r := range slices.Concat(all, ended) {
 		w.n.RemovePod(r.pod)
 	}
-	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, settleTime)
+	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, leftovers.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package faults_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -159,11 +158,7 @@ func (w *world) endedMeanwhile(int, bool) {
 // saidInTheLog wants the keeper to say what went with the holder.
 func (w *world) saidInTheLog() {
 	w.t.Helper()
-	data, err := os.ReadFile(filepath.Join(w.n.State, "keeper", "keeper.log"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if !strings.Contains(string(data), "lost with the holder") {
-		w.t.Errorf("the keeper does not say what was lost:\n%s", data)
-	}
+	w.n.Eventually("the keeper says what was lost", func() bool {
+		return strings.Contains(node.ReadFile(w.t, filepath.Join(w.n.State, "keeper", "keeper.log")), "lost with the holder")
+	})
 }

@@ -59,7 +59,7 @@ func TestStateDirectoryWithErrors(t *testing.T) {
 	for _, r := range all {
 		w.n.RemovePod(r.pod)
 	}
-	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, settleTime)
+	left, err := leftovers.Settle(w.n.Context(), w.n.Scope(), before, leftovers.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

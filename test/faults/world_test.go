@@ -17,9 +17,6 @@ import (
 	"gantry/test/node"
 )
 
-// settleTime is how long what was killed or detached may take to be gone.
-const settleTime = 20 * time.Second
-
 // point is one occurrence of a point of the server's, the worker's or a program's.
 type point struct {
 	process string // "server", "worker", or the program
@@ -218,7 +215,7 @@ func (w *world) finish(c *call) {
 
 func (w *world) nothingIsLeft() {
 	w.t.Helper()
-	left, err := leftovers.Settle(w.n.Context(), w.scope(), w.before, settleTime)
+	left, err := leftovers.Settle(w.n.Context(), w.scope(), w.before, leftovers.Patience)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -301,7 +298,8 @@ func (w *world) removeAll() {
 // CRIU's is not.
 const orphaned = "sync socket"
 
-// logged are the lines that the container has written, in the log and in what was rotated away.
+// logged are the lines that the container has written, in the log and in what was rotated away. One that has no end is
+// being written.
 func (w *world) logged() []string {
 	var all []string
 	for _, path := range []string{w.logPath() + ".old", w.logPath()} {
@@ -310,6 +308,9 @@ func (w *world) logged() []string {
 			continue
 		}
 		for line := range strings.Lines(string(data)) {
+			if !strings.HasSuffix(line, "\n") {
+				break
+			}
 			fields := strings.SplitN(strings.TrimRight(line, "\r\n"), " ", 4)
 			if len(fields) == 4 && (!w.played || !strings.Contains(fields[3], orphaned)) {
 				all = append(all, fields[3])
