@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -78,13 +79,15 @@ func countsWhatIsMissing(n *node.Node, container string, last int) {
 
 func rateOfLog(t *testing.T, n *node.Node, image string) {
 	s := n.Sandbox("rate")
-	s.Annotations = map[string]string{"gantry/log-rate": "100000"}
-	const last = 200_000
+	const rate, last = 100_000, 200_000
+	s.Annotations = map[string]string{"gantry/log-rate": strconv.Itoa(rate)}
+	began := time.Now()
 	pod, container := n.Launch(s, node.Container("main", image, "seq", strconv.Itoa(last)))
 	n.Ended(container)
 	countsWhatIsMissing(n, container, last)
-	if logged, _ := numbersOf(t, n.Container(container).LogPath); logged > written(last)/2 {
-		t.Errorf("%d of %d bytes are logged", logged, written(last))
+	logged, _ := numbersOf(t, n.Container(container).LogPath)
+	if took := time.Since(began); logged > written(last)/2+int64(took.Seconds()*rate) {
+		t.Errorf("%d of %d bytes are logged in %v", logged, written(last), took)
 	}
 	n.RemovePod(pod)
 }

@@ -1,7 +1,6 @@
 package docker_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,9 +109,13 @@ func works(t *testing.T, n *node.Node, pod, container string) {
 		t.Errorf("exec: %q", out)
 	}
 	n.Eventually("first line", func() bool { return strings.HasSuffix(n.ReadLog(container), "stdout F up\n") })
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := n.CrictlCommand(ctx, "port-forward", pod, "0:8080")
+	n.Eventually("the page is served", func() bool { // which comes after the line
+		r, err := n.Runtime.ExecSync(n.Context(), &runtimeapi.ExecSyncRequest{
+			ContainerId: container, Cmd: []string{"wget", "-q", "-O-", "http://127.0.0.1:8080/"}, Timeout: 30,
+		})
+		return err == nil && r.ExitCode == 0
+	})
+	cmd := n.CrictlCommand(n.Context(), "port-forward", pod, "0:8080")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -155,6 +158,9 @@ func endings(t *testing.T, n *node.Node, containers ...string) {
 	t.Helper()
 	events, err := n.Runtime.GetContainerEvents(n.Context(), &runtimeapi.GetEventsRequest{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = events.Header(); err != nil { // it listens
 		t.Fatal(err)
 	}
 	for _, id := range containers {
