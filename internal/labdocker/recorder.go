@@ -18,6 +18,8 @@ type Request struct {
 	Method string
 	// Path is without the API's version, and with "ID" for a container's or an image's id.
 	Path string
+	// ID is what stands as "ID" in the path, "" where nothing does.
+	ID string
 	// Query is what stands behind the path, as it was sent.
 	Query string
 	Began time.Time
@@ -89,7 +91,7 @@ func (r *Recorder) note(next http.RoundTripper) http.RoundTripper {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.seen = append(r.seen, Request{
-			Method: req.Method, Path: plainPath(req.URL.Path), Query: req.URL.RawQuery, Began: began, Took: time.Since(began),
+			Method: req.Method, Path: plainPath(req.URL.Path), ID: longID.FindString(req.URL.Path), Query: req.URL.RawQuery, Began: began, Took: time.Since(began),
 		})
 		return resp, err
 	})
