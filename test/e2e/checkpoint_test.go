@@ -43,7 +43,7 @@ func TestCheckpointIsRefusedWhereItCannotBe(t *testing.T) {
 			pod, id := n.Launch(n.Sandbox("web"), node.Container("main", ref, "sh", "-c", counting))
 			defer n.RemovePod(pod)
 			dir := t.TempDir()
-			err := checkpoint(n, id, filepath.Join(dir, "a.tar"), 30)
+			err := checkpoint(n, id, filepath.Join(dir, "a.tar"), 60)
 			if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), missing) {
 				t.Errorf("%v; want FailedPrecondition that names %s", err, missing)
 			}
@@ -199,7 +199,7 @@ func TestCheckpointThatFailsInTheRuntime(t *testing.T) {
 			n := n.For(t)
 			breaks(t, fault, "restore "+mode)
 			archive := filepath.Join(t.TempDir(), "main.tar")
-			if err := checkpoint(n, id, archive, 30); err != nil {
+			if err := checkpoint(n, id, archive, 60); err != nil {
 				t.Fatal(err)
 			}
 			copied := n.Create(pod, node.Container("copy-"+mode, archive), sandbox)
@@ -222,7 +222,7 @@ func TestCheckpointThatFailsInTheRuntime(t *testing.T) {
 		n := n.For(t)
 		breaks(t, fault, "restore mute")
 		archive := filepath.Join(t.TempDir(), "main.tar")
-		if err := checkpoint(n, id, archive, 30); err != nil {
+		if err := checkpoint(n, id, archive, 60); err != nil {
 			t.Fatal(err)
 		}
 		copied := n.Create(pod, node.Container("copy-mute", archive), sandbox)

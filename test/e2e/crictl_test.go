@@ -60,6 +60,7 @@ func life(t *testing.T, n *node.Node, network func(*runtimeapi.PodSandboxConfig)
 		return strings.Contains(string(out), "hello out") && strings.Contains(string(out), "hello err")
 	})
 
+	awaitPage(n, container)
 	contains(t, "exec --sync", n.Crictl("exec", "--sync", container, "echo", "one"), "one")
 	contains(t, "exec", n.Crictl("exec", container, "echo", "two"), "two")
 	execOnTerminal(t, n, container)
@@ -180,11 +181,14 @@ func TestCrictlFollowsALog(t *testing.T) {
 func execOnTerminal(t *testing.T, n *node.Node, container string) {
 	t.Helper()
 	cmd := n.CrictlCommand(n.Context(), "exec", "-it", container, "sh")
-	seen := typeInto(t, cmd, "echo term=$(tty) size=$(stty size)\nexit 0\n")
-	if !regexp.MustCompile(`term=/dev/pts/\d+ size=33 77`).MatchString(seen) {
+	seen := typeInto(t, cmd, "echo term=$(tty)\n"+showSize)
+	if !regexp.MustCompile(`term=/dev/pts/\d+`).MatchString(seen) || !strings.Contains(seen, "size=33 77") {
 		t.Errorf("exec -it shows %q, want a terminal of 33 rows and 77 columns", seen)
 	}
 }
+
+// showSize prints a terminal's size, once it is the client's, and ends a shell: the size arrives when it arrives.
+const showSize = "until stty size | grep -q '^33 77'; do sleep 0.1; done; echo size=$(stty size); exit 0\n"
 
 // typeInto runs cmd on a terminal of 33 rows and 77 columns and types keys once it prompts.
 func typeInto(t *testing.T, cmd *exec.Cmd, keys string) (seen string) {
@@ -241,7 +245,7 @@ func forwardPort(t *testing.T, n *node.Node, args ...string) {
 
 func get(t *testing.T, url string) string {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := client.Get(url)
 	if err != nil {
 		t.Errorf("get %s: %v", url, err)

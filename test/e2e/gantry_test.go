@@ -23,7 +23,7 @@ func TestCommandLineFromPullToRemoval(t *testing.T) {
 	contains(t, "ps", n.Gantry("ps"), "main")
 	n.Eventually("the log has its line", func() bool { return strings.Contains(n.Gantry("logs", "web/main"), "hello") })
 	contains(t, "exec", n.Gantry("exec", "web/main", "echo", "hi"), "hi")
-	seen := typeInto(t, n.GantryCommand(n.Context(), "exec", "-it", "web/main", "sh"), "echo size=$(stty size)\nexit 0\n")
+	seen := typeInto(t, n.GantryCommand(n.Context(), "exec", "-it", "web/main", "sh"), showSize)
 	contains(t, "exec -it", seen, "size=33 77")
 	contains(t, "inspect", n.Gantry("inspect", "web"), `"web"`)
 	n.Gantry("stop", "web")

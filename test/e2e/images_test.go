@@ -163,7 +163,7 @@ func TestPullIsSeenWhileItRuns(t *testing.T) {
 	if out = n.Gantry("images", "--pulling"); strings.TrimSpace(out) != "" {
 		t.Errorf("after the pull there is one still: %s", out)
 	}
-	contains(t, "the server's log", n.LogTail(), "MBps")
+	contains(t, "the server's log", node.ReadFile(t, n.Log), "MBps")
 }
 
 // readUntil reads until what was read contains what.

@@ -4,7 +4,6 @@ package e2e_test
 
 import (
 	"testing"
-	"time"
 
 	"gantry/internal/lab"
 	"gantry/test/leftovers"
@@ -27,9 +26,6 @@ var environments = []struct {
 // opposites are two environments that have nothing in common, for what takes long.
 var opposites = []int{0, len(environments) - 1}
 
-// settle is how long what ends on its own may take to be gone.
-const settle = 15 * time.Second
-
 // leavesNothing fails the test if it ends with more on the machine than there is now.
 func leavesNothing(t *testing.T, n *node.Node) {
 	t.Helper()
@@ -47,7 +43,7 @@ func leavesNothing(t *testing.T, n *node.Node) {
 func nothingLeft(t *testing.T, n *node.Node, before leftovers.Snapshot) {
 	t.Helper()
 	// The test's own context is over when clean-ups run.
-	left, err := leftovers.Settle(n.Context(), n.Scope(), before, settle)
+	left, err := leftovers.Settle(n.Context(), n.Scope(), before, leftovers.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func TestForwardPolicyOfAnotherTable(t *testing.T) {
 			}
 			n := node.Start(t, node.Options{})
 			ref := warm(t, n)
-			outside.serve(t)
+			outside.serve(t, n)
 			sandbox := n.Sandbox("walled")
 			const port = 18081
 			sandbox.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: port}}
@@ -135,7 +135,7 @@ func (h host) run(t *testing.T, args ...string) string {
 }
 
 // serve serves a page on the host's port 8080.
-func (h host) serve(t *testing.T) {
+func (h host) serve(t *testing.T, n *node.Node) {
 	t.Helper()
 	dir := t.TempDir()
 	sh(t, "echo outside >"+dir+"/index.html")
@@ -146,6 +146,9 @@ func (h host) serve(t *testing.T) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	})
+	n.Eventually("the other host serves", func() bool {
+		return exec.Command("ip", "netns", "exec", h.netns, "busybox", "wget", "-q", "-O-", "http://127.0.0.1:8080/").Run() == nil
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"gantry/test/leftovers"
 	"gantry/test/node"
 )
 
@@ -27,7 +28,7 @@ func reloads(t *testing.T, n *node.Node, want func(*runtimeapi.StatusResponse) b
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(settle); ; <-tick.C {
+	for end := time.Now().Add(leftovers.Patience); ; <-tick.C {
 		st, err := n.Runtime.Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +97,7 @@ func TestTracesOfAPodReachACollector(t *testing.T) {
 		"runtime.v1.RuntimeService/RunPodSandbox", "sandbox create", "network attach", "undo network attach",
 		"cni bridge ADD", "cni portmap DEL", "crun create", "runtime start", "runtime delete", "sha256:", "layer",
 	}
-	late := time.NewTimer(settle)
+	late := time.NewTimer(leftovers.Patience)
 	defer late.Stop()
 	for len(wanted) > 0 {
 		select {

@@ -149,7 +149,7 @@ func TestRetriesJoinTheAttemptUnderWay(t *testing.T) {
 				t.Errorf("a retry got %v", a.err)
 			}
 			ids[a.id]++
-		case <-time.After(time.Minute):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("a retry hangs")
 		}
 	}

@@ -79,7 +79,7 @@ func execOverEveryTransport(t *testing.T, o node.Options) {
 		t.Run(transport, func(t *testing.T) {
 			contains(t, "crictl exec", n.Crictl("exec", "--transport", transport, container, "echo", "two"), "two")
 			cmd := n.CrictlCommand(n.Context(), "exec", "--transport", transport, "-it", container, "sh")
-			if seen := typeInto(t, cmd, "echo size=$(stty size)\nexit 0\n"); !strings.Contains(seen, "size=33 77") {
+			if seen := typeInto(t, cmd, showSize); !strings.Contains(seen, "size=33 77") {
 				t.Errorf("exec -it shows %q", seen)
 			}
 
@@ -208,25 +208,27 @@ func portForwardOverBothFamilies(t *testing.T, o node.Options) {
 		return sum != ""
 	})
 	conn := forwardConnection(t, n, pod)
-	for i, port := range []int{8080, 8081} {
+	id := 0 // one of its own for each try: the server may still be at the last
+	for _, port := range []int{8080, 8081} {
 		n.Eventually(fmt.Sprintf("port %d answers", port), func() bool {
-			got, _ := fetch(t, conn, port, 1000*i)
+			id++
+			got, _ := fetch(t, conn, port, id)
 			return got == sum
 		})
 	}
 	var all sync.WaitGroup
 	for i := range 40 {
 		all.Go(func() {
-			if got, refused := fetch(t, conn, 8080+i%2, 5000+i); got != sum {
+			if got, refused := fetch(t, conn, 8080+i%2, 1_000_000+i); got != sum {
 				t.Errorf("connection %d got something else: %s", i, refused)
 			}
 		})
 	}
 	all.Wait()
-	if _, refused := fetch(t, conn, 9999, 9000); !strings.Contains(refused, "connection refused") {
+	if _, refused := fetch(t, conn, 9999, 2_000_000); !strings.Contains(refused, "connection refused") {
 		t.Errorf("a port that nobody listens on: %q", refused)
 	}
-	if got, refused := fetch(t, conn, 8080, 9001); got != sum {
+	if got, refused := fetch(t, conn, 8080, 2_000_001); got != sum {
 		t.Errorf("after a port that nobody listens on: %q", refused)
 	}
 	n.RemovePod(pod)
@@ -296,8 +298,9 @@ func fetch(t *testing.T, c httpstream.Connection, port, id int) (sum, refused st
 func TestCrictlForwardsPortsOverEveryTransport(t *testing.T) {
 	n := node.Start(t, node.Options{})
 	ref := warm(t, n)
-	pod, _ := n.Launch(n.Sandbox("web"), node.Container("web", ref, "sh", "-c", server))
+	pod, container := n.Launch(n.Sandbox("web"), node.Container("web", ref, "sh", "-c", server))
 	t.Cleanup(func() { n.RemovePod(pod) })
+	awaitPage(n, container)
 	for transport := range transports {
 		t.Run(transport, func(t *testing.T) { forwardPort(t, n, "--transport", transport, pod) })
 	}
@@ -326,18 +329,17 @@ func TestExecSyncKeepsItsBounds(t *testing.T) {
 	if page := get(t, "http://"+metrics+"/metrics"); !strings.Contains(page, "\ngantry_exec_sync_discarded_bytes_total 4.") {
 		t.Error("the metric does not count what was discarded")
 	}
-	contains(t, "the log", n.LogTail(), "output of ExecSync cut")
+	contains(t, "the log", node.ReadFile(t, n.Log), "output of ExecSync cut")
 
 	began := time.Now()
 	if r, err = run(0, "sleep 77771 & echo ready"); err != nil || string(r.Stdout) != "ready\n" {
 		t.Errorf("with a child that keeps the pipe: %v, %q", err, r.GetStdout())
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("with a child that keeps the pipe it took %s", took)
 	}
-	if sleepers("77771") != 1 {
-		t.Error("the child of a command that ended was killed")
-	}
+	// It may still be on its way from the fork to its program.
+	n.Eventually("the child of a command that ended lives on", func() bool { return sleepers("77771") == 1 })
 	if _, err = run(1, "sleep 77772 & sleep 77773"); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("past its deadline: %v", err)
 	}
