@@ -26,11 +26,18 @@ func TestSinceNamesWhatWasLeft(t *testing.T) {
 		name, want string
 		leave      func(t *testing.T)
 	}{
-		{"a network namespace", "netns lost", func(t *testing.T) { run(t, "ip", "netns", "add", "lost") }},
+		{"a network namespace", "netns lost", func(t *testing.T) {
+			run(t, "ip", "netns", "add", "lost")
+			t.Cleanup(func() { undo("ip", "netns", "del", "lost") })
+		}},
 		{"a link", "link veth lost0", func(t *testing.T) {
 			run(t, "ip", "link", "add", "lost0", "type", "veth", "peer", "name", "lost1")
+			t.Cleanup(func() { undo("ip", "link", "del", "lost0") })
 		}},
-		{"a firewall rule", "nftables table inet lost {", func(t *testing.T) { run(t, "nft", "add", "table", "inet", "lost") }},
+		{"a firewall rule", "nftables table inet lost {", func(t *testing.T) {
+			run(t, "nft", "add", "table", "inet", "lost")
+			t.Cleanup(func() { undo("nft", "delete", "table", "inet", "lost") })
+		}},
 		{"a mount", "mount tmpfs " + filepath.Join(dir, "mnt"), func(t *testing.T) {
 			mnt := filepath.Join(dir, "mnt")
 			if err := os.Mkdir(mnt, 0o755); err != nil {
@@ -97,6 +104,9 @@ func TestIgnoredFilesDoNotCount(t *testing.T) {
 		t.Errorf("left %v, error %v", left, err)
 	}
 }
+
+// undo gives the next run the machine that this one had.
+func undo(args ...string) { _ = exec.Command(args[0], args[1:]...).Run() }
 
 func run(t *testing.T, args ...string) {
 	t.Helper()
