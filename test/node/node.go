@@ -201,6 +201,16 @@ func (n *Node) Restart() {
 	}
 }
 
+// Answers waits until the server answers that somebody else has started again: a call may go out on the connection to
+// the one before, as long as nobody here has heard of its end, and be Unavailable.
+func (n *Node) Answers() {
+	n.t.Helper()
+	n.Eventually("the server answers", func() bool {
+		_, err := n.Runtime.Version(n.Context(), &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+		return err == nil
+	})
+}
+
 // Starts starts the server, which must not be running, and says whether it answers; if not, it has ended.
 func (n *Node) Starts() bool {
 	n.t.Helper()

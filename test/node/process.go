@@ -48,23 +48,24 @@ func Processes(keep func(Process) bool) []Process {
 }
 
 // Keeper returns the pids of the node's keeper: the holder, and its worker or 0 between two workers. A child
-// that one of them has just forked still looks like it, and does not count.
+// that one of them has just forked still looks like it, and does not count. A worker whose holder is gone has none.
 func (n *Node) Keeper() (holder, worker int) {
 	keepers := Processes(func(p Process) bool {
 		return filepath.Base(p.Command[0]) == "gantry-keeper" && strings.Contains(strings.Join(p.Command, " "), n.State)
 	})
-	parents := map[int]int{}
+	byPid := map[int]Process{}
 	for _, p := range keepers {
-		parents[p.Pid] = p.Parent
+		byPid[p.Pid] = p
 	}
+	isWorker := func(p Process) bool { return slices.Contains(p.Command, "--worker") }
 	for _, p := range keepers {
-		of, hasParent := parents[p.Parent]
-		_, hasGrandparent := parents[of]
+		parent, hasParent := byPid[p.Parent]
+		_, hasGrandparent := byPid[parent.Parent]
 		switch {
-		case !hasParent:
-			holder = p.Pid
-		case !hasGrandparent && slices.Contains(p.Command, "--worker"):
+		case isWorker(p) && !isWorker(parent) && !hasGrandparent:
 			worker = p.Pid
+		case !isWorker(p) && !hasParent:
+			holder = p.Pid
 		}
 	}
 	return holder, worker
