@@ -73,16 +73,24 @@ func TestDockerUnderSystemd(t *testing.T) {
 		"cpu.max": "50000 100000", "cpu.weight": "59", "memory.max": "67108864", "pids.max": "77", "cpuset.cpus": "1",
 		"memory.swap.max": "1048576", "memory.oom.group": "1",
 	})
-	_, err = n.Runtime.UpdateContainerResources(n.Context(), &runtimeapi.UpdateContainerResourcesRequest{
-		ContainerId: l.container,
-		Linux:       &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 80000, CpuShares: 1024, MemoryLimitInBytes: 96 << 20},
-	})
-	if err != nil {
-		t.Fatal(err)
+	group := ""
+	for range 5 { // systemd may come to its own value after the server has written: docs/cgroup2.md
+		_, err = n.Runtime.UpdateContainerResources(n.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+			ContainerId: l.container,
+			Linux:       &runtimeapi.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 80000, CpuShares: 1024, MemoryLimitInBytes: 96 << 20},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if group = file(t, l.cgroup, "memory.oom.group"); group == "1" {
+			break
+		}
+	}
+	if group != "1" {
+		t.Errorf("after every update memory.oom.group is %s", group)
 	}
 	resized := map[string]string{"cpu.max": "80000 100000", "cpu.weight": "100", "memory.max": "100663296", "memory.swap.max": "1048576", "pids.max": "77"}
 	l.has(t, resized)
-	l.has(t, map[string]string{"memory.oom.group": "1"}) // until systemd writes its own: docs/cgroup2.md
 	run(t, "systemctl", "daemon-reload")
 	l.has(t, resized)
 
@@ -101,7 +109,7 @@ func TestDockerUnderSystemd(t *testing.T) {
 			c.Cpu.GetUsageCoreNanoSeconds().GetValue() <= 1000*value(t, l.cgroup, "cpu.stat", "usage_usec")
 	})
 
-	run(t, "systemctl", "restart", unit)
+	restart(t, n)
 	if s := n.Container(l.container).State; s != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("after a restart of gantry the container is %v", s)
 	}

@@ -65,6 +65,13 @@ func (s setup) serve(t *testing.T) *node.Node {
 	return node.Attach(t, state, "")
 }
 
+// restart restarts the service of a node and waits until the node's calls reach it.
+func restart(t *testing.T, n *node.Node) {
+	t.Helper()
+	run(t, "systemctl", "restart", unit)
+	n.Answers()
+}
+
 // run runs a command, which must exit 0, and returns what it printed.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()

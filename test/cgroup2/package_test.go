@@ -71,6 +71,7 @@ func TestPackage(t *testing.T) {
 		holder, worker := l.Keeper()
 		run(t, "dpkg", "-i", deb(newer))
 		serves(t, newer)
+		l.Answers()
 		l.Eventually("the keeper is the new one", func() bool {
 			h, w := l.Keeper()
 			program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", h))
@@ -109,10 +110,7 @@ func crashes(t *testing.T, l *launched) {
 		main := run(t, "systemctl", "show", "-P", "MainPID", unit)
 		l.KillWorker()
 		run(t, "systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit)
-		l.Eventually("systemd has started it again", func() bool {
-			now := run(t, "systemctl", "show", "-P", "MainPID", unit)
-			return run(t, "systemctl", "show", "-P", "ActiveState", unit) == "active" && now != main && now != "0"
-		})
+		l.startedAgain(t, main)
 	}
 }
 

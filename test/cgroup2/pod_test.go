@@ -52,7 +52,7 @@ func (s setup) launch(t *testing.T, n *node.Node, script string, changes ...chan
 
 // settleTime is how long what goes behind the answer may take to be gone, as a pod's link: its namespace is
 // ended by the kernel later. Here every instruction is emulated.
-const settleTime = 20 * time.Second
+const settleTime = 3 * time.Minute
 
 // leftNothing looks for cgroups, units, network namespaces, links and mounts that name the pod.
 func (l *launched) leftNothing(t *testing.T) {
@@ -192,9 +192,10 @@ func TestExecLogsAndStop(t *testing.T) {
 			if out := l.Exec(l.container, "sh", "-c", "echo here; grep -c . /proc/self/cgroup"); out != "here\n1\n" {
 				t.Errorf("exec: %q", out)
 			}
-			log := l.ReadLog(l.container)
-			contains(t, "log", log, "stdout F out")
-			contains(t, "log", log, "stderr F err")
+			l.Eventually("the log has a line of each stream", func() bool {
+				log := l.ReadLog(l.container)
+				return strings.Contains(log, "stdout F out\n") && strings.Contains(log, "stderr F err\n")
+			})
 			began := time.Now()
 			l.StopContainer(l.container, time.Second)
 			if st := l.Ended(l.container); st.ExitCode != 137 {
@@ -233,21 +234,29 @@ func TestOwnParents(t *testing.T) {
 			l := s.launch(t, s.serve(t), "sleep 100000", func(p *runtimeapi.PodSandboxConfig, _ *runtimeapi.ContainerConfig) {
 				p.Linux.CgroupParent = ""
 			})
-			cgroups := func() string {
-				return run(t, "find", mount, "-type", "d", "-name", "*"+l.container+"*", "-o", "-type", "d", "-name", "*"+l.pod+"*")
-			}
-			if cgroups() == "" {
+			if len(l.cgroups()) == 0 {
 				t.Error("no cgroup names the container")
 			}
 			l.StopContainer(l.container, 0)
 			if _, err := l.Runtime.RemovePodSandbox(l.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: l.pod}); err != nil {
 				t.Fatal(err)
 			}
-			if left := cgroups(); left != "" {
+			if left := l.cgroups(); len(left) > 0 {
 				t.Errorf("left: %s", left)
 			}
 		})
 	}
+}
+
+// cgroups are those that name the pod or the container. Others may go while they are looked for.
+func (l *launched) cgroups() (found []string) {
+	_ = filepath.WalkDir(mount, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (strings.Contains(d.Name(), l.container) || strings.Contains(d.Name(), l.pod)) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
 }
 
 // TestDoctor finds nothing wrong with the machine.

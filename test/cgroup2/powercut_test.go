@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,6 +116,6 @@ func TestAfterThePowerCut(t *testing.T) {
 	if st := n.Ended(container); st.ExitCode != 0 {
 		t.Errorf("exit code %d", st.ExitCode)
 	}
-	contains(t, "log", n.ReadLog(container), "fine")
+	n.Eventually("the log has what it said", func() bool { return strings.Contains(n.ReadLog(container), "fine") })
 	n.RemovePod(pod)
 }

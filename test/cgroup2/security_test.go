@@ -125,7 +125,7 @@ func TestPodResize(t *testing.T) {
 				t.Fatal(err)
 			}
 			run(t, "systemctl", "daemon-reload")
-			run(t, "systemctl", "restart", unit)
+			restart(t, l.Node)
 			l.has(t, map[string]string{"memory.max": "50331648"})
 			if got := file(t, parent, "memory.max"); got != "805306368" {
 				t.Errorf("the pod's memory.max is %s", got)

@@ -17,21 +17,26 @@ import (
 // counts writes a number about five times a second.
 const counts = `i=0; while :; do echo "n=$i"; i=$((i+1)); sleep 0.2; done`
 
-// numbers are what counts wrote; none may be missing.
+// numbers are what counts wrote, in whole lines; none may be missing.
 func (l *launched) numbers(t *testing.T) int {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(l.ReadLog(l.container)), "\n")
-	for i, line := range lines {
-		if !strings.HasSuffix(line, fmt.Sprintf(" n=%d", i)) {
-			t.Fatalf("line %d of the log is %q", i, line)
+	n := 0
+	for line := range strings.Lines(l.ReadLog(l.container)) {
+		if !strings.HasSuffix(line, "\n") { // it is just being written
+			break
 		}
+		if !strings.HasSuffix(line, fmt.Sprintf(" n=%d\n", n)) {
+			t.Fatalf("line %d of the log is %q", n, line)
+		}
+		n++
 	}
-	return len(lines)
+	return n
 }
 
 // goesOn says that the container is the one from before and still writes.
 func (l *launched) goesOn(t *testing.T, before *runtimeapi.ContainerStatus) {
 	t.Helper()
+	l.Answers()
 	after := l.Container(l.container)
 	if after.State != runtimeapi.ContainerState_CONTAINER_RUNNING || after.StartedAt != before.StartedAt {
 		t.Errorf("the container is %v, started %d, was started %d", after.State, after.StartedAt, before.StartedAt)
@@ -41,6 +46,16 @@ func (l *launched) goesOn(t *testing.T, before *runtimeapi.ContainerStatus) {
 	if out := l.Exec(l.container, "echo", "here"); out != "here\n" {
 		t.Errorf("exec: %q", out)
 	}
+}
+
+// startedAgain waits until systemd has started the service anew, whose main process was the one named.
+func (l *launched) startedAgain(t *testing.T, main string) {
+	t.Helper()
+	l.Eventually("systemd has started it again", func() bool {
+		now := run(t, "systemctl", "show", "-P", "MainPID", unit)
+		return now != main && now != "0" && run(t, "systemctl", "show", "-P", "ActiveState", unit) == "active"
+	})
+	l.Answers()
 }
 
 // TestServiceRestart restarts and stops the service as administrators do; the keeper and the
@@ -57,15 +72,13 @@ func TestServiceRestart(t *testing.T) {
 				}
 			}
 			main := run(t, "systemctl", "show", "-P", "MainPID", unit)
-			if inside := file(t, run(t, "systemctl", "show", "-P", "ControlGroup", unit), "cgroup.procs"); inside != main {
-				t.Errorf("the service's cgroup holds %q, its main process is %s", inside, main)
-			}
+			inside := run(t, "systemctl", "show", "-P", "ControlGroup", unit)
+			l.Eventually("only the main process is in the service's cgroup", func() bool { return file(t, inside, "cgroup.procs") == main })
 			run(t, "systemctl", "restart", unit)
 			l.goesOn(t, before)
+			main = run(t, "systemctl", "show", "-P", "MainPID", unit)
 			run(t, "systemctl", "kill", "--signal=KILL", "--kill-whom=all", unit)
-			l.Eventually("systemd has started it again", func() bool {
-				return run(t, "systemctl", "show", "-P", "ActiveState", unit) == "active" && run(t, "systemctl", "show", "-P", "MainPID", unit) != main
-			})
+			l.startedAgain(t, main)
 			l.goesOn(t, before)
 			run(t, "systemctl", "daemon-reexec")
 			l.goesOn(t, before)
@@ -86,10 +99,11 @@ func TestEndsWhileTheServiceIsStopped(t *testing.T) {
 			run(t, "systemctl", "stop", unit)
 			node.Terminate(t, pid)
 			run(t, "systemctl", "start", unit)
+			l.Answers()
 			if st := l.Ended(l.container); st.ExitCode != 23 || st.Reason != "Error" {
 				t.Errorf("exit code %d, reason %s, want 23, Error", st.ExitCode, st.Reason)
 			}
-			contains(t, "log", node.ReadFile(t, path), "bye")
+			l.Eventually("the log has its last word", func() bool { return strings.Contains(node.ReadFile(t, path), "bye") })
 		})
 	}
 }
