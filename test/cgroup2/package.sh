@@ -3,6 +3,7 @@
 # the package. hack/vm reads the lines that begin with "vm: ".
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 export GANTRY_BIN=/usr/bin GANTRY_TOOLS=/payload GANTRY_VM=1 GANTRY_PATIENCE=10m
+export SYSTEMD_BUS_TIMEOUT=600 # systemctl's for each call; its own 25 seconds are for faster machines
 cut=/var/lib/power-cut # there after the first start
 
 tests() { # TEST
@@ -12,16 +13,25 @@ tests() { # TEST
 	return $status
 }
 
+# quiet keeps what the kernel says off the console, where it would come between the letters of a line.
+quiet() { dmesg --console-level emerg; }
+
+say() { # WORDS
+	quiet
+	echo "vm: $1"
+}
+
 cd /tmp || exit
 if [ -e $cut ]; then
 	tests '^TestPackageAfterThePowerCut$' && tests '^TestPackagePurge$'
-	echo "vm: exit status $?"
+	say "exit status $?"
 	exit
 fi
 if tests '^TestPackage$'; then
 	touch $cut
 	sync
 	# It ends in the power cut that it asks for.
+	quiet
 	tests '^TestPackagePowerCut$'
 fi
-echo "vm: exit status 1"
+say "exit status 1"

@@ -3,6 +3,7 @@
 # the tests. hack/vm reads the lines that begin with "vm: ".
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export GANTRY_BIN=/usr/bin GANTRY_TOOLS=/payload GANTRY_VM=1 GANTRY_PATIENCE=10m
+export SYSTEMD_BUS_TIMEOUT=600 # systemctl's for each call; its own 25 seconds are for faster machines
 cut=/var/lib/power-cut # there after the first start
 
 echo "127.0.1.1 $(hostname)" >>/etc/hosts # sudo, by which critest loads AppArmor profiles, complains without
@@ -17,10 +18,18 @@ tests() { # [argument of the test binary]...
 	return $status
 }
 
+# quiet keeps what the kernel says off the console, where it would come between the letters of a line.
+quiet() { dmesg --console-level emerg; }
+
+say() { # WORDS
+	quiet
+	echo "vm: $1"
+}
+
 cd /tmp || exit
 if [ -e $cut ]; then
 	tests -test.run '^TestAfterThePowerCut$'
-	echo "vm: exit status $?"
+	say "exit status $?"
 	exit
 fi
 # shellcheck disable=SC2046 # arguments are words
@@ -28,6 +37,7 @@ if tests -test.skip 'PowerCut|Package' $(cat /payload/arguments); then
 	touch $cut
 	sync
 	# It ends in the power cut that it asks for.
+	quiet
 	tests -test.run '^TestPowerCut$'
 fi
-echo "vm: exit status 1"
+say "exit status 1"
