@@ -3,6 +3,7 @@ package cgroup2_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,7 +81,11 @@ func TestServiceRestart(t *testing.T) {
 			run(t, "systemctl", "kill", "--signal=KILL", "--kill-whom=all", unit)
 			l.startedAgain(t, main)
 			l.goesOn(t, before)
-			run(t, "systemctl", "daemon-reexec")
+			run(t, "systemctl", "daemon-reexec") // returns when systemd hangs up, before it is there again
+			l.Eventually("systemd answers again", func() bool {
+				out, err := exec.CommandContext(l.Context(), "systemctl", "is-active", unit).Output()
+				return err == nil && strings.TrimSpace(string(out)) == "active"
+			})
 			l.goesOn(t, before)
 			if h, w := l.Keeper(); h != holder || w != worker {
 				t.Errorf("the keeper is %d and %d, was %d and %d", h, w, holder, worker)
