@@ -81,6 +81,31 @@ func TestStartThatWasHeardAndNotNoted(t *testing.T) {
 	}
 }
 
+// A process that has heard of its start may come to its program late, when the repeated start has failed already.
+func TestStartThatWasHeardAndIsAnsweredLate(t *testing.T) {
+	b := newBench(t)
+	path, armed := filepath.Join(b.dir, "dying"), filepath.Join(b.dir, "armed")
+	script := `#!/bin/sh
+pid=$(cat ` + filepath.Join(b.state, "c", "c", "pid") + ` 2>/dev/null)
+case " $* " in *" start "*)
+	rm ` + armed + ` && { kill -STOP $pid; echo >` + filepath.Join(b.crun, "c", "exec.fifo") + `; kill -9 $$; }
+	(sleep 1; kill -CONT $pid) >/dev/null 2>&1 &
+	echo it runs >&2; exit 1;;
+esac
+exec /usr/bin/crun "$@"
+`
+	if err := errors.Join(os.WriteFile(path, []byte(script), 0o700), os.WriteFile(armed, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c := container{script: waitAndExit}
+	c.Runtime = keeper.Runtime{Path: path, Args: []string{"--root", b.crun}}
+	b.run("c", c)
+	b.touch("go")
+	if e := b.exit("c"); e.Code != 9 {
+		t.Errorf("exit %+v, want 9", e)
+	}
+}
+
 func TestKilledRuntimeIsUnavailable(t *testing.T) {
 	b := newBench(t)
 	c := container{script: waitAndExit}

@@ -80,10 +80,28 @@ func (c *container) invokeStart(interrupted bool) error {
 			err = start()
 		}
 	}
-	if err != nil && interrupted && !c.waitsForStart() {
+	if err != nil && interrupted && c.goesOn() {
 		return nil
 	}
 	return err
+}
+
+// hearLimit is how long a process that was told to go on may look as if it were not.
+const hearLimit = 10 * time.Second
+
+// goesOn says whether a process whose start may have been heard waits for it no more. Before it executes its program it
+// looks as if it did, and yet there is nothing to be repeated: runc's answer is that the container runs.
+func (c *container) goesOn() bool {
+	const pause = 20 * time.Millisecond
+	if !c.waitsForStart() {
+		return true
+	}
+	for waited := time.Duration(0); waited < hearLimit && !c.heard() && startTime(c.Pid) == c.Began; waited += pause {
+		if !sleep(c.wanted, pause) {
+			break
+		}
+	}
+	return !c.waitsForStart()
 }
 
 // cancelWhenHeard cancels a repeated start whose process goes on: runc's, told before, reads for ever what nobody
