@@ -53,9 +53,13 @@ func upgradeWebSocket(w http.ResponseWriter, r *http.Request, protocols []string
 		return nil, fmt.Errorf("take the connection: %w", err)
 	}
 	// The library's own handler gives an answer up after a second, and the connection with it where
-	// the client reads slowly.
+	// the client reads slowly. No answer follows the goodbye, after which the client may still have much to read.
 	ws.SetPingHandler(func(data string) error {
-		return ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})
+		err := ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})
+		if errors.Is(err, websocket.ErrCloseSent) {
+			return nil
+		}
+		return err
 	})
 	return ws, nil
 }
