@@ -81,7 +81,7 @@ func (d *daemon) pinging(ctx context.Context) *ping {
 		defer d.mu.Unlock()
 		defer close(p.done)
 		d.ping = nil
-		if own.Err() == nil {
+		if err == nil || own.Err() == nil { // an answer is one also where it is heard late
 			if !d.silent.IsZero() {
 				d.silent = time.Time{}
 				close(d.awake)
