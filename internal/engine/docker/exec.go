@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,8 @@ func (e *Engine) killExec(ctx context.Context, id string) {
 	}
 }
 
-// killTree stops a process and its children, so that none forks meanwhile, and kills them.
+// killTree stops a process and its children, so that none forks meanwhile, and kills them. A fork under way comes to
+// its end although its process was told to stop: the children are all there once that stands.
 func killTree(pid int) {
 	if pid <= 1 {
 		return
@@ -133,11 +135,41 @@ func killTree(pid int) {
 	pids := []int{pid}
 	for i := 0; i < len(pids); i++ {
 		_ = unix.Kill(pids[i], unix.SIGSTOP)
+		awaitStop(pids[i])
 		pids = append(pids, children(pids[i])...)
 	}
 	for _, p := range pids {
 		_ = unix.Kill(p, unix.SIGKILL)
 	}
+}
+
+// stopTime is how long a process is waited for that was told to stop: one in the middle of I/O does not.
+const stopTime = time.Second
+
+func awaitStop(pid int) {
+	for waited := time.Duration(0); waited < stopTime && runs(pid); waited += time.Millisecond {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// runs says whether a process has a thread that has neither stopped nor ended (proc_pid_stat(5)).
+func runs(pid int) bool {
+	tasks, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	if err != nil {
+		return false
+	}
+	for _, t := range tasks {
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + t.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		// The name, in parentheses, may contain anything.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) > 0 && !strings.Contains("TtZX", fields[0]) {
+			return true
+		}
+	}
+	return false
 }
 
 // children are those of a process (proc_pid_task_children(5)).

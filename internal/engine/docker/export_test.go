@@ -56,3 +56,6 @@ func (e *Engine) UseCgroups(f *cgroup.FS) { e.cgroups = f }
 
 // UseOOMWait has an exit wait so long for the word that it was an OOM kill.
 func (e *Engine) UseOOMWait(d time.Duration) { e.oomWait = d }
+
+// KillTree is killTree.
+var KillTree = killTree
