@@ -19,15 +19,17 @@ import (
 )
 
 const (
-	// startTime is how long a process of an exec may take to begin.
-	startTime = 3 * time.Second
+	// startTime is how long a process of an exec may take to begin, as exitTime is.
+	startTime = 30 * time.Second
+	// killTime is how long a caller that gives an exec up waits for the end of its process, which comes all the same.
+	killTime = 3 * time.Second
 	// exitTime is how long Docker may take to know of an end after the output has ended: no time at all, but the
 	// machine may have much else to do.
 	exitTime = 30 * time.Second
 )
 
 // Exec runs a further process in a running container. Docker's API has no way to end one: when ctx
-// ends, the process is killed by its pid, with all its children.
+// ends, the process is killed by its pid, with all its children, also where Docker has yet to begin it.
 func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32, error) {
 	is, err := e.find(ctx, key)
 	if err != nil {
@@ -41,6 +43,13 @@ func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32
 		return e.daemon.api.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: req.TTY})
 	})
 	if err != nil {
+		if ctx.Err() == nil && !errdefs.IsUnavailable(err) {
+			return 0, execError(key, err)
+		}
+		e.killExec(context.WithoutCancel(ctx), id) // Docker may have heard of it, and begin the process
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
 		return 0, execError(key, err)
 	}
 	defer conn.Close()
@@ -107,23 +116,39 @@ func (e *Engine) inspectExec(ctx context.Context, id string) (client.ExecInspect
 	})
 }
 
-// killExec kills the process and what it started. One that had not begun is given a moment to do so.
+// killExec kills the process and what it started, also one that has yet to begin. It returns when that is done; where
+// it takes long it goes on behind.
 func (e *Engine) killExec(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, undoTime)
-	defer cancel()
-	err := retry(ctx, startTime, func() (bool, error) {
-		x, err := e.inspectExec(ctx, id)
-		if err != nil || !x.Running && x.PID == 0 {
-			return false, err // it has not begun, or ended without one
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		own, cancel := context.WithTimeout(ctx, undoTime)
+		defer cancel()
+		if err := retry(own, startTime, func() (bool, error) { return e.tryKillExec(own, id) }); err != nil {
+			e.log.Warn("a process that nobody waits for could not be killed", "exec", id, "error", err)
 		}
-		if x.Running {
-			killTree(x.PID)
-		}
-		return true, nil
-	})
-	if err != nil {
-		e.log.Warn("a process that nobody waits for could not be killed", "exec", id, "error", err)
+	}()
+	t := time.NewTimer(killTime)
+	defer t.Stop()
+	select {
+	case <-killed:
+	case <-t.C:
 	}
+}
+
+// tryKillExec says whether there is nothing left to kill. Docker calls a process running before it has begun.
+func (e *Engine) tryKillExec(ctx context.Context, id string) (done bool, err error) {
+	x, err := e.inspectExec(ctx, id)
+	switch {
+	case errdefs.IsNotFound(err): // its container is gone
+		return true, nil
+	case err != nil:
+		return false, err
+	case x.PID != 0 && x.Running:
+		killTree(x.PID)
+		return true, nil
+	}
+	return x.PID != 0 || !x.Running && x.ExitCode != 0, nil // it has ended, or could not begin
 }
 
 // killTree stops a process and its children, so that none forks meanwhile, and kills them. A fork under way comes to
