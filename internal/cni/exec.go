@@ -59,34 +59,49 @@ func (p *processes) ExecPlugin(ctx context.Context, path string, stdin []byte, e
 }
 
 func (p *processes) run(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	var stdout, stderr bytes.Buffer
+	stdout, toStdout, err := newOutput()
+	if err != nil {
+		return nil, err
+	}
+	stderr, toStderr, err := newOutput()
+	if err != nil {
+		_ = toStdout.Close()
+		stdout.end(0)
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = environ
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), toStdout, toStderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = lingering
+	cmd.WaitDelay = lingering // for one that was left behind and holds the input
 
 	// A plugin must not go on adding beside the DEL that a restarted server sends; the parent that
 	// Pdeathsig means is a thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	began := time.Now()
-	err := cmd.Run()
+	err = cmd.Start()
+	_, _ = toStdout.Close(), toStderr.Close()
+	if err == nil {
+		err = cmd.Wait()
+	}
 	name, verb := filepath.Base(path), variable(environ, "CNI_COMMAND")
+	result, held := stdout.end(lingering)
+	said, _ := stderr.end(0)
 	switch {
 	case ctx.Err() != nil && err != nil:
 		return nil, fmt.Errorf("%s %s was killed after %s: %w", name, verb,
 			time.Since(began).Round(time.Millisecond), context.Cause(ctx))
-	case errors.Is(err, exec.ErrWaitDelay):
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		return nil, pluginError(err, result, said)
+	case held:
 		p.log.Warn("a plugin left a process behind that holds its output", "plugin", name, "verb", verb)
-	case err != nil:
-		return nil, pluginError(err, stdout.Bytes(), stderr.Bytes())
 	}
-	if stderr.Len() > 0 {
-		p.log.Debug("plugin wrote", "plugin", name, "verb", verb, "stderr", strings.TrimSpace(stderr.String()))
+	if len(said) > 0 {
+		p.log.Debug("plugin wrote", "plugin", name, "verb", verb, "stderr", strings.TrimSpace(string(said)))
 	}
-	return stdout.Bytes(), nil
+	return result, nil
 }
 
 // pluginError is what the plugin printed, by the specification an error in JSON. What a plugin could
