@@ -25,6 +25,7 @@ type conn struct {
 	set    *connSet
 	closed sync.Once
 	moved  atomic.Bool // bytes have moved since watch looked
+	heard  atomic.Bool // the client has sent some since closeWithin looked
 }
 
 // Read cancels the context at the end of the client's bytes. A client of these protocols never
@@ -33,6 +34,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.moved.Store(true)
+		c.heard.Store(true)
 	}
 	if err != nil && !isTimeout(err) {
 		c.cancel()
@@ -75,10 +77,26 @@ func (c *conn) CloseWrite() error {
 	return c.Close()
 }
 
-// closeWithin closes the connection after d unless its user does so before.
+// closeWithin closes the connection unless its user does so before, when its client has sent nothing for d. One that
+// sends, as a client that pings does, is still reading: what came in behind the close would be answered with a reset,
+// and take away what is under way to the client.
 func (c *conn) closeWithin(d time.Duration) {
-	t := time.AfterFunc(d, func() { _ = c.Close() })
-	context.AfterFunc(c.ctx, func() { t.Stop() })
+	c.heard.Store(false)
+	go func() {
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for range lingeringMost {
+			select {
+			case <-c.ctx.Done():
+				return
+			case <-t.C:
+			}
+			if !c.heard.Swap(false) && !c.polled(unix.POLLIN) {
+				break
+			}
+		}
+		_ = c.Close()
+	}()
 }
 
 // watch ends the context when the client has closed the connection, also while nobody reads: a
@@ -96,14 +114,15 @@ func (c *conn) watch(idle time.Duration) {
 			if c.moved.Swap(false) {
 				last = now
 			}
-			if now.Sub(last) >= idle || c.hungUp() {
+			if now.Sub(last) >= idle || c.polled(unix.POLLRDHUP) {
 				c.cancel()
 			}
 		}
 	}
 }
 
-func (c *conn) hungUp() bool {
+// polled says whether the socket is in one of these states, or in none that is good.
+func (c *conn) polled(events int16) bool {
 	sc, ok := c.Conn.(syscall.Conn)
 	if !ok {
 		return false
@@ -112,13 +131,13 @@ func (c *conn) hungUp() bool {
 	if err != nil {
 		return true
 	}
-	gone := false
+	is := false
 	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}} //nolint:gosec // descriptors are small
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}} //nolint:gosec // descriptors are small
 		n, perr := unix.Poll(fds, 0)
-		gone = perr == nil && n > 0
+		is = perr == nil && n > 0
 	})
-	return gone || err != nil
+	return is || err != nil
 }
 
 // listener makes every accepted connection a conn.

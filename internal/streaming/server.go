@@ -28,7 +28,8 @@ const (
 	defaultIdle     = 4 * time.Hour    // a connection on which nothing moves
 	creationTimeout = 30 * time.Second // until a client has opened its streams
 	headerTimeout   = 10 * time.Second // until a client has sent its request
-	lingering       = 10 * time.Second // for the last bytes, after a request was served
+	lingering       = 10 * time.Second // for the last bytes, after a request was served and while the client is silent
+	lingeringMost   = 360              // times so long for a client that is not
 )
 
 // Backend is the slice of lifecycle that moves bytes. Calls return soon after ctx ended.
