@@ -135,7 +135,7 @@ type Manager struct {
 	work   sync.WaitGroup
 
 	retryMu  sync.Mutex
-	retrying map[string]struct{} // guarded by retryMu
+	retrying map[string]*retried // guarded by retryMu
 }
 
 // New returns a Manager that knows of no pod yet: Recover comes before the first call.
@@ -160,7 +160,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opts: opts, times: opts.Times.withDefaults(), log: opts.Log, journal: opts.Journal,
-		index: newIndex(), events: event.New(opts.Events), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]struct{}),
+		index: newIndex(), events: event.New(opts.Events), foreign: make(map[pod.Key]*pod.Sandbox), retrying: make(map[string]*retried),
 	}
 	if err := m.SetHandlers(opts.Handlers, opts.Features); err != nil {
 		return nil, err
@@ -193,31 +193,56 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 }
 
+// retried is work that is tried again.
+type retried struct {
+	do    func(context.Context) error // guarded by Manager.retryMu
+	again bool                        // it was asked for since do was last begun; guarded by Manager.retryMu
+}
+
 // retry does what failed again and again, with growing pauses, until it succeeds or Close. Name
-// tells one work from another: it is done once at a time.
+// tells one work from another: it is done once at a time, and once more where it is asked for meanwhile, as it
+// was asked for last.
 func (m *Manager) retry(name string, do func(context.Context) error) {
 	m.retryMu.Lock()
-	_, busy := m.retrying[name]
-	m.retrying[name] = struct{}{}
-	m.retryMu.Unlock()
-	if busy {
+	defer m.retryMu.Unlock()
+	if r := m.retrying[name]; r != nil {
+		r.do, r.again = do, true
 		return
 	}
+	r := &retried{do: do}
+	m.retrying[name] = r
 	m.work.Go(func() {
-		defer func() {
-			m.retryMu.Lock()
-			delete(m.retrying, name)
-			m.retryMu.Unlock()
-		}()
 		for pause := time.Second; m.pause(pause); pause = min(2*pause, time.Minute) {
-			err := do(m.ctx)
+			err := m.tryAgain(r)
 			if err == nil {
 				m.log.Info("done after all", "work", name)
-				return
+				if m.retryEnds(name, r) {
+					return
+				}
+				continue
 			}
 			m.log.Warn("not done, trying again", "work", name, "error", err)
 		}
 	})
+}
+
+func (m *Manager) tryAgain(r *retried) error {
+	m.retryMu.Lock()
+	do := r.do
+	r.again = false
+	m.retryMu.Unlock()
+	return do(m.ctx)
+}
+
+// retryEnds says whether work that was done was not asked for since.
+func (m *Manager) retryEnds(name string, r *retried) bool {
+	m.retryMu.Lock()
+	defer m.retryMu.Unlock()
+	if r.again {
+		return false
+	}
+	delete(m.retrying, name)
+	return true
 }
 
 // pause waits and says whether to go on.
