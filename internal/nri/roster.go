@@ -177,6 +177,9 @@ func (r *roster) UpdatePluginCount(int) {}
 func (r *roster) gone(c *ttrpc.Client) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.joining == c { // it was synchronized, and left before that was noted
+		r.joining = nil
+	}
 	p := r.connected[c]
 	delete(r.connected, c)
 	if p == nil || r.closed {
