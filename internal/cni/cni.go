@@ -85,6 +85,8 @@ type Network struct {
 	locks keylock.Locks[pod.Key]
 	watch *watcher // nil: the configuration is built in, or cannot be watched
 
+	reloading sync.Mutex // held while the directory is read: what was read last counts. Lock order: before mu.
+
 	mu     sync.Mutex
 	conf   *config              // guarded by mu; nil when there is none
 	reason error                // guarded by mu; why conf is nil
@@ -170,6 +172,8 @@ func (n *Network) current() (*config, error) {
 
 // reload reads the directory again, and logs what it found when that is news.
 func (n *Network) reload() {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
 	conf, invalid := load(n.opts.ConfDir)
 	n.mu.Lock()
 	defer n.mu.Unlock()
