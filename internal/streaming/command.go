@@ -77,10 +77,12 @@ func (c *client) io() engine.IO {
 	return e
 }
 
-// sizes hands terminal sizes on until r ends. One that nobody took yet is replaced by the next.
+// sizes hands terminal sizes on until r ends, or says what is none. One that nobody took yet is replaced by the next.
+// R is read to its end all the same: what nobody reads would hold back the client's input too.
 func sizes(r io.Reader) <-chan engine.Size {
 	out := make(chan engine.Size, 1)
 	go func() {
+		defer func() { _, _ = io.Copy(io.Discard, r) }()
 		defer close(out)
 		dec := json.NewDecoder(r)
 		for {
