@@ -165,12 +165,25 @@ func (s *server) onClose(what string, f func(context.Context) error) {
 func (s *server) close() error {
 	var errs []error
 	for i := len(s.closers) - 1; i >= 0; i-- {
-		c := s.closers[i]
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		if err := c.close(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", c.what, err))
+		if err := s.closers[i].bounded(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", s.closers[i].what, err))
 		}
-		cancel()
 	}
 	return errors.Join(errs...)
+}
+
+// bounded leaves a part behind that does not heed its time.
+func (c closer) bounded() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- c.close(ctx) }()
+	t := time.NewTimer(closeTimeout * 3 / 2) // for one that heeds it to say what hangs
+	defer t.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-t.C:
+		return errors.New("it hangs")
+	}
 }

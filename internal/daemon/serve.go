@@ -106,11 +106,37 @@ func (s *server) serveCRI(ctx context.Context, service *cri.Service, broken chan
 		return nil, err
 	}
 	go func() { broken <- g.Serve(ln) }()
-	return func() {
-		timer := time.AfterFunc(callsTimeout, g.Stop)
-		defer timer.Stop()
+	return func() { s.endCalls(g) }, nil
+}
+
+// ender is a gRPC server, which Stop interrupts in its GracefulStop.
+type ender interface {
+	GracefulStop()
+	Stop()
+}
+
+// endCalls lets no new call begin and those under way end. After a while they are cancelled, and after another one that
+// hangs all the same is left behind: the other parts have to be closed.
+func (s *server) endCalls(g ender) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
 		g.GracefulStop()
-	}, nil
+	}()
+	t := time.NewTimer(callsTimeout)
+	defer t.Stop()
+	select {
+	case <-ended:
+		return
+	case <-t.C:
+	}
+	g.Stop()
+	t.Reset(closeTimeout)
+	select {
+	case <-ended:
+	case <-t.C:
+		s.log.Warn("a call hangs, the server ends without it")
+	}
 }
 
 func (s *server) serveAdmin(ctx context.Context, h http.Handler, broken chan<- error) error {
