@@ -24,10 +24,11 @@ type reloader struct {
 	log     *slog.Logger
 	start   *config.Options
 
+	last *config.Options // that were applied, as far as they can be; reload's
+
 	mu      sync.Mutex
-	last    *config.Options // that were applied, as far as they can be; guarded by mu
-	waiting []string        // options that a restart would change; guarded by mu
-	broken  error           // why the last reload changed nothing; guarded by mu
+	waiting []string // options that a restart would change; guarded by mu
+	broken  error    // why the last reload changed nothing; guarded by mu
 }
 
 // handlerSetter is the slice of lifecycle that a reload needs.
@@ -67,14 +68,15 @@ func (r *reloader) Status(ctx context.Context) (*pod.NodeStatus, error) {
 	return st, nil
 }
 
-// reload reads the options and applies them. After an error the old ones stay.
+// reload reads the options and applies them. After an error the old ones stay. It is called once at a time. Status
+// does not wait for it: it may ask a runtime that hangs.
 func (r *reloader) reload(ctx context.Context) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	o, err := r.load()
 	if err == nil {
 		err = r.apply(ctx, o)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if err != nil {
 		r.broken = fmt.Errorf("the options before the last reload are in force: %w", err)
 		r.log.Error("configuration is not reloaded", "error", err)

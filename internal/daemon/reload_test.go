@@ -21,6 +21,7 @@ type running struct {
 	handlers map[string]string
 	runtimes map[string]ociruntime.Runtime
 	standard string
+	features func() map[string]pod.HandlerFeatures // nil: none
 }
 
 func (r *running) SetHandlers(engines map[string]string, _ map[string]pod.HandlerFeatures) error {
@@ -40,7 +41,35 @@ func (r *running) SetRuntimes(runtimes map[string]ociruntime.Runtime, standard s
 	return nil
 }
 
-func (r *running) Features(context.Context) map[string]pod.HandlerFeatures { return nil }
+func (r *running) Features(context.Context) map[string]pod.HandlerFeatures {
+	if r.features == nil {
+		return nil
+	}
+	return r.features()
+}
+
+// The node's status is told while a runtime that was asked for its features hangs.
+func TestStatusDuringAReload(t *testing.T) {
+	start := options(t)
+	start.Runtime.Paths, start.Runtime.Default = map[string]string{"crun": "/usr/bin/crun"}, "crun"
+	asked, answer, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	node := &running{features: func() map[string]pod.HandlerFeatures {
+		close(asked)
+		<-answer
+		return nil
+	}}
+	r := daemon.NewReloader(node, node, start, func() (*config.Options, error) { return start, nil }, new(slog.LevelVar))
+	go func() {
+		defer close(ended)
+		r.Reload(t.Context())
+	}()
+	<-asked
+	if told, err := r.Told(t.Context()); told != "in force" || err != nil {
+		t.Errorf("%q, %v", told, err)
+	}
+	close(answer)
+	<-ended
+}
 
 func TestReload(t *testing.T) {
 	start := options(t)
