@@ -81,7 +81,7 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 		if err = e.opts.Logs.Follow(ctx, key, is.id); err != nil {
 			return engine.Started{}, fmt.Errorf("log of the container: %w", err)
 		}
-		if err = e.start(ctx, is.id); err != nil {
+		if err = e.startOrEnd(ctx, key, is.id); err != nil {
 			return engine.Started{}, startError(err)
 		}
 		e.objects.change(key, func(o *object) { o.started = true })
@@ -94,6 +94,29 @@ func (e *Engine) StartContainer(ctx context.Context, key pod.Key) (engine.Starte
 		return engine.Started{}, err
 	}
 	return engine.Started{Pid: c.State.Pid, CgroupPath: e.cgroupOf(c)}, nil
+}
+
+// startOrEnd starts a container. A daemon whose client is gone goes on: one that it starts when ctx has ended is killed.
+func (e *Engine) startOrEnd(ctx context.Context, key pod.Key, id string) error {
+	detached := context.WithoutCancel(ctx)
+	answered := make(chan error, 1)
+	go func() { answered <- e.start(detached, id) }()
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+	}
+	go func() {
+		if <-answered != nil {
+			return
+		}
+		undoing, cancel := context.WithTimeout(detached, undoTime)
+		defer cancel()
+		if err := e.kill(undoing, key, id, "SIGKILL"); err != nil {
+			e.log.Warn("a container that nobody wants started any more could not be killed", "container", key, "error", err)
+		}
+	}()
+	return context.Cause(ctx)
 }
 
 // startError: what Docker calls a conflict or a bad parameter when a program can't be run is the

@@ -24,20 +24,7 @@ func TestExecThatIsGivenUpBeforeItBegan(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- process.Wait() }()
 
-	mux := http.NewServeMux()
-	answer := func(pattern string, v func() any) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(v())
-		})
-	}
-	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("API-Version", "1.45") })
-	answer("GET /v1.45/info", func() any { return system.Info{CgroupDriver: "cgroupfs", CgroupVersion: "2"} })
-	answer("GET /v1.45/containers/json", func() any { return []any{map[string]any{"Id": "c"}} })
-	answer("GET /v1.45/containers/c/json", func() any {
-		state := map[string]any{"Status": "running", "Running": true, "Pid": 1}
-		return map[string]any{"Id": "c", "State": state, "Config": map[string]any{}, "HostConfig": map[string]any{}}
-	})
+	mux, answer := played("running")
 	answer("POST /v1.45/containers/c/exec", func() any { return map[string]any{"Id": "x"} })
 	ctx, giveUp := context.WithCancelCause(t.Context())
 	enough := errors.New("nobody waits any more")
@@ -71,6 +58,57 @@ func TestExecThatIsGivenUpBeforeItBegan(t *testing.T) {
 		}
 	case <-overTime(t):
 		t.Error("the process that nobody waits for goes on")
+	}
+}
+
+// played is a dockerd with one container.
+func played(status string) (mux *http.ServeMux, answer func(pattern string, v func() any)) {
+	mux = http.NewServeMux()
+	answer = func(pattern string, v func() any) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(v())
+		})
+	}
+	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("API-Version", "1.45") })
+	answer("GET /v1.45/info", func() any { return system.Info{CgroupDriver: "cgroupfs", CgroupVersion: "2"} })
+	answer("GET /v1.45/containers/json", func() any { return []any{map[string]any{"Id": "c"}} })
+	answer("GET /v1.45/containers/c/json", func() any {
+		state := map[string]any{"Status": status, "Running": status == "running", "Pid": 1}
+		return map[string]any{"Id": "c", "State": state, "Config": map[string]any{}, "HostConfig": map[string]any{}}
+	})
+	return mux, answer
+}
+
+// TestStartThatIsGivenUp has a dockerd that starts a container after nobody waits for it any more.
+func TestStartThatIsGivenUp(t *testing.T) {
+	mux, _ := played("created")
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	enough := errors.New("nobody waits any more")
+	late, killed := make(chan struct{}), make(chan string, 2)
+	mux.HandleFunc("POST /v1.45/containers/c/start", func(w http.ResponseWriter, _ *http.Request) {
+		giveUp(enough)
+		<-late
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("POST /v1.45/containers/c/kill", func(_ http.ResponseWriter, r *http.Request) { killed <- r.FormValue("signal") })
+	e := overHTTP(t, mux)
+	if _, err := e.StartContainer(ctx, "key"); !errors.Is(err, enough) {
+		t.Errorf("%v; want why it was given up", err)
+	}
+	select {
+	case <-killed:
+		t.Error("it was killed before it was started")
+	default:
+	}
+	close(late)
+	select {
+	case signal := <-killed:
+		if signal != "SIGKILL" {
+			t.Errorf("it was sent %s", signal)
+		}
+	case <-overTime(t):
+		t.Error("a container that nobody wants started runs")
 	}
 }
 
