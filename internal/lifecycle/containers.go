@@ -96,7 +96,8 @@ func (m *Manager) failStart(ctx context.Context, c *containerEntry, reason error
 	c.starting.Store(false) // the end that is seen now is not one of a container that ran
 	err := c.pod.engine.SignalContainer(ctx, c.key, engine.Signal{Name: "SIGKILL", All: true})
 	if err != nil && !errdefs.IsNotFound(err) {
-		m.log.Warn("a container that could not be started could not be killed", "container", c.key, "error", err)
+		m.log.Warn("a container that could not be started could not be killed, trying again", "container", c.key, "error", err)
+		m.retry(endingOfContainer(c), m.containerEnder(c))
 	}
 	err = c.mark(m.log, func(is *pod.Container) (*pod.Container, error) {
 		n, illegal := is.Exited(pod.Exit{Code: startFailed, At: time.Now()})
@@ -111,6 +112,13 @@ func (m *Manager) failStart(ctx context.Context, c *containerEntry, reason error
 		return
 	}
 	c.hasExited()
+}
+
+func endingOfContainer(c *containerEntry) string { return "end container " + string(c.key) }
+
+// containerEnder ends whatever runs of a container that is recorded as exited.
+func (m *Manager) containerEnder(c *containerEntry) func(context.Context) error {
+	return func(ctx context.Context) error { return m.signal(ctx, c, engine.Signal{Name: "SIGKILL", All: true}) }
 }
 
 // StopContainer sends the stop signal, waits for grace and kills. Zero kills at once. It returns when

@@ -3,6 +3,7 @@ package lifecycle_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -200,6 +201,38 @@ func TestStartContainer(t *testing.T) {
 			t.Errorf("start once the engine answers again: %v", err)
 		}
 	})
+}
+
+// What a failed start has left running, and what could not be killed then, ends as soon as it can be.
+func TestContainerThatRunsAfterAFailedStart(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("server restarted %t", restarted), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				m := w.start()
+				id := createContainer(t, m, runPod(t, m, "web"), "main", "sleep")
+				w.engine.Faults().Add(fake.LoseAnswerOf("StartContainer"), fake.FailOn("SignalContainer"))
+				if err := m.StartContainer(t.Context(), id); err == nil {
+					t.Fatal("the start succeeded")
+				}
+				if restarted {
+					w.stop(m)
+				}
+				w.engine.Faults().Lift("SignalContainer")
+				if restarted {
+					m = w.start()
+				}
+				<-time.After(time.Minute) // of the bubble's clock
+				inv, err := w.engine.List(t.Context())
+				if err != nil || len(inv.Containers) != 1 || inv.Containers[0].State != pod.ContainerExited {
+					t.Errorf("the engine has %+v, %v; want it exited", inv.Containers, err)
+				}
+				if is := stateOf(t, m, id); is.State != pod.ContainerExited || is.Reason != pod.ReasonStartFail {
+					t.Errorf("it is recorded as %s, %s", is.State, is.Reason)
+				}
+			})
+		})
+	}
 }
 
 func TestLogPathStaysInTheLogDirectory(t *testing.T) {

@@ -212,6 +212,10 @@ func (m *Manager) settle(c *containerEntry, info *engine.ContainerInfo) {
 		m.exited(c, unknown)
 	case info == nil || c.oldBoot:
 		m.exited(c, unknown)
+	case info.State == pod.ContainerRunning && c.now.Load().State == pod.ContainerExited:
+		// Its start had failed, and it began all the same. If it has ended since List, nothing is left to end.
+		m.log.Warn("a container runs that is recorded as exited; it is ended", "container", c.key)
+		m.now(endingOfContainer(c), m.containerEnder(c))
 	case info.State == pod.ContainerRunning:
 		err := c.change(func(is *pod.Container) (*pod.Container, error) {
 			if is.State == pod.ContainerRunning && is.Pid == info.Pid {
