@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/keeper/wire"
 )
@@ -26,5 +29,43 @@ func TestExitWaitsForTheStreams(t *testing.T) {
 	c.run()
 	if e := c.state().Exit; e == nil || e.Code != 3 {
 		t.Errorf("exit %+v, want 3", e)
+	}
+}
+
+// A container may enlarge its FIFO, and what is in it at its end is read by two at once: by who waits for the end of the
+// output, and by who reads it ever since.
+func TestEndOfTheOutputWhileItMoves(t *testing.T) {
+	s, in, _ := fixture(t)
+	room, err := unix.FcntlInt(uintptr(in), unix.F_SETPIPE_SZ, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.Repeat([]byte(oneLine), room/len(oneLine)/2)
+	fd := int(fdOf(s.src))
+	for want := 0; want < 50*len(lines); {
+		n, err := unix.Write(in, lines)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want += n
+		moved := make(chan struct{})
+		go func() {
+			defer close(moved)
+			for piece := int64(0); piece < int64(n); piece += window {
+				s.pull(fd, 0)
+			}
+		}()
+		for moving := true; moving; {
+			select {
+			case <-moved:
+				moving = false
+			default:
+			}
+			if got := s.reach(fd); got != int64(want) {
+				<-moved
+				t.Fatalf("the output ends at %d, want %d", got, want)
+			}
+		}
+		s.pull(fd, -1)
 	}
 }

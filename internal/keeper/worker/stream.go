@@ -273,26 +273,31 @@ func (s *stream) commit(raw []byte) {
 // finish logs what the stream holds at this moment, all of it, and not what a process that lives on
 // writes meanwhile.
 func (s *stream) finish() {
-	_ = s.rc.Control(func(fd uintptr) {
-		s.mu.Lock()
-		limit := int64(0)
-		if s.st != nil {
-			limit = s.st.size
-		}
-		s.mu.Unlock()
-		if s.via[0] >= 0 {
-			limit += 1 << 20 // what a terminal holds cannot be asked; it is far less
-		} else if n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
-			limit += int64(n)
-		}
-		s.pull(int(fd), limit)
-	})
+	_ = s.rc.Control(func(fd uintptr) { s.pull(int(fd), s.reach(int(fd))) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.st != nil {
 		s.append(true)
 		s.st.rest()
 	}
+}
+
+// reach is the stream's position behind all that it holds at this moment. While it is found out, nothing moves: what
+// left the FIFO after the stage was looked at, and before the FIFO is, would be missing in both.
+func (s *stream) reach(fd int) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.st == nil {
+		return 0
+	}
+	if s.via[0] >= 0 {
+		return s.st.size + 1<<20 // what a terminal holds cannot be asked; it is far less
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	if err != nil {
+		n = 0
+	}
+	return s.st.size + int64(n)
 }
 
 // close ends the stream. What was not read is gone with the container.
