@@ -81,18 +81,21 @@ func (c *container) half() bool {
 	return c.Phase == phaseCreating
 }
 
-// save sets phase and puts the container on record.
+// save sets phase and puts the container on record. Where the disk has no room for that, it stays in the phase that is
+// on record.
 func (c *container) save(phase string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.Phase = phase
-	data, err := json.Marshal(c.saved)
+	next := c.saved
+	next.Phase = phase
+	data, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("record container: %w", err)
 	}
 	if err := atomicfile.Write(filepath.Join(c.dir, recordName), data, 0o600); err != nil {
 		return fmt.Errorf("record container: %w", err)
 	}
+	c.Phase = phase
 	return nil
 }
 

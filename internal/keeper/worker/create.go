@@ -34,7 +34,7 @@ func (w *Worker) create(req wire.Create) (wire.Pid, error) {
 			return wire.Pid{}, fmt.Errorf("remove half-made container %s: %w", req.Key, err)
 		}
 	}
-	c = w.newContainer(saved{Create: req})
+	c = w.newContainer(saved{Create: req, Phase: phaseCreating})
 	w.mu.Lock()
 	w.containers[req.Key] = c
 	w.mu.Unlock()

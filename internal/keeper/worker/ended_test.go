@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -67,5 +68,20 @@ func TestEndOfTheOutputWhileItMoves(t *testing.T) {
 			}
 		}
 		s.pull(fd, -1)
+	}
+}
+
+// What a full disk keeps from being recorded has not happened: a create that fails by it is one that is half made.
+func TestPhaseIsThatOnRecord(t *testing.T) {
+	w := &Worker{opt: Options{StateDir: t.TempDir()}}
+	c := w.newContainer(saved{Create: wire.Create{Key: "c"}, Phase: phaseCreating})
+	if err := os.MkdirAll(filepath.Join(c.dir, recordName), 0o700); err != nil { // no file takes a directory's place
+		t.Fatal(err)
+	}
+	if err := c.save(phaseCreated); err == nil {
+		t.Fatal("a record took a directory's place")
+	}
+	if !c.half() {
+		t.Errorf("the container is %s, and was not recorded as that", c.state().Phase)
 	}
 }
