@@ -51,7 +51,7 @@ func (w *Worker) attach(req wire.AttachRequest, fds []int) (v *viewer, input int
 		wire.CloseAll(fds)
 		return nil, -1, err
 	}
-	if c.unrestored() {
+	if c.Restore != "" && !c.runs.Load() {
 		wire.CloseAll(fds)
 		return nil, -1, wire.Errorf(wire.CodePrecondition, "attach: container %s is restored when it starts", req.Key)
 	}
@@ -129,20 +129,21 @@ func (c *container) input() (int, error) {
 }
 
 // closeStdin gives up the write end that keeps the container's stdin open; a successor does not
-// open it again.
+// open it again, if there is room to note that.
 func (c *container) closeStdin() error {
-	if err := os.WriteFile(filepath.Join(c.dir, "stdin.closed"), nil, 0o600); err != nil {
-		return fmt.Errorf("close stdin: %w", err)
+	noted := os.WriteFile(filepath.Join(c.dir, "stdin.closed"), nil, 0o600)
+	if noted != nil {
+		noted = fmt.Errorf("note that stdin is closed: %w", noted)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fd, ok := c.held[fileStdin]
 	if !ok {
-		return nil
+		return noted
 	}
 	delete(c.held, fileStdin)
 	_ = unix.Close(fd)
-	return c.w.tell(wire.OpDrop, wire.Names{Names: []string{c.Key + "/" + fileStdin}})
+	return errors.Join(noted, c.w.tell(wire.OpDrop, wire.Names{Names: []string{c.Key + "/" + fileStdin}}))
 }
 
 // join shows the stream to v from here on; false when the stream is closed.
