@@ -153,8 +153,9 @@ func (u *unwritten) write() error {
 	return atomicfile.Write(filepath.Join(u.Claim.Dir, wire.ExitFile), data, 0o600)
 }
 
-// writeAgain tries what no disk took. What was removed meanwhile needs no record; one that the worker
-// wrote knows more.
+// writeAgain tries what no disk took, and then tells it again: a worker that was just making the container when it heard
+// of the exit looked for the record in vain. What was removed meanwhile needs no record; one that the worker wrote knows
+// more.
 func (h *holder) writeAgain() {
 	for key, u := range h.unwritten {
 		_, err := os.Stat(filepath.Join(u.Claim.Dir, wire.ExitFile))
@@ -164,6 +165,7 @@ func (h *holder) writeAgain() {
 		switch {
 		case err == nil:
 			log.Printf("exit of %s is on record after all", key)
+			h.announce(u)
 		case !errors.Is(err, os.ErrNotExist):
 			continue
 		}
