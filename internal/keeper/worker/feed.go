@@ -126,12 +126,10 @@ func (s *sink) begin() error {
 	s.mu.Lock()
 	s.Feeds[0].Begun, s.current = true, r
 	s.mu.Unlock()
-	if err := s.save(); err != nil {
-		return err
-	}
+	err = s.save() // else a successor that finds no stage does not say that it is lost
 	r.recover()
 	r.start(&s.pumps)
-	return nil
+	return err
 }
 
 // newStage makes a feed's stage, which begins with what the log has to say about the end of the feed
