@@ -41,7 +41,9 @@ func Resume(ctx context.Context, r Runtime, id string) error { return run(ctx, r
 
 // Status is what the runtime calls the container id: "created", "running", "paused", "stopped".
 func Status(ctx context.Context, r Runtime, id string) (string, error) {
-	out, err := exec.CommandContext(ctx, r.Path, slices.Concat(r.Args, []string{"state", id})...).Output()
+	cmd := command(ctx, r.Path, slices.Concat(r.Args, []string{"state", id})...)
+	cmd.WaitDelay = answering
+	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s state: %w", filepath.Base(r.Path), err)
 	}
@@ -64,25 +66,41 @@ func Checkpoint(ctx context.Context, r Runtime, id, images, work string) error {
 	return nil
 }
 
-// run gives one command. The runtime is a process group of its own, so that its helpers end with it.
+// run gives one command.
 func run(ctx context.Context, r Runtime, options []string, words ...string) error {
-	args := slices.Concat(r.Args, options, words)
-	cmd := exec.CommandContext(ctx, r.Path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil { // a helper that is left may hold its output
-		return nil
-	}
 	name := words[0]
 	if options != nil {
 		name = options[0]
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s %s was broken off: %w", filepath.Base(r.Path), name, context.Cause(ctx))
+	return give(ctx, command(ctx, r.Path, slices.Concat(r.Args, options, words)...), name)
+}
+
+// How long a helper that a runtime has left, or that is killed with it, may hold its output: one that says nothing of use,
+// and one that is the answer and must be read.
+const (
+	lingering = time.Second
+	answering = 10 * time.Second
+)
+
+// command is a runtime as a process group of its own, so that its helpers end with it when ctx does.
+func command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = lingering
+	return cmd
+}
+
+// give gives the command of that name, whose output is of use only where it fails.
+func give(ctx context.Context, cmd *exec.Cmd, name string) error {
+	out, err := cmd.CombinedOutput()
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil { // a helper that is left may hold its output
+		return nil
 	}
-	return fmt.Errorf("%s %s: %w%s", filepath.Base(r.Path), name, unwrapped(err), said(out))
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s was broken off: %w", filepath.Base(cmd.Path), name, context.Cause(ctx))
+	}
+	return fmt.Errorf("%s %s: %w%s", filepath.Base(cmd.Path), name, unwrapped(err), said(out))
 }
 
 // dumpErrors are the last errors in CRIU's log, for an error's end.

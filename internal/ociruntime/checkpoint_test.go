@@ -59,29 +59,57 @@ echo "(00.1) Error (criu/mount.c:7): no such mount" >`+work+`/dump.log; echo fai
 }
 
 // A runtime that hangs is ended with what it runs when time is up.
-func TestCheckpointEndsWithItsContext(t *testing.T) {
-	dir := t.TempDir()
-	pidFile := filepath.Join(dir, "pid")
-	r := ociruntime.Runtime{Path: program(t, "sleep 1000003 & echo $! >"+pidFile+"; wait")}
+func TestCommandsEndWithTheirContext(t *testing.T) {
+	for name, give := range map[string]func(ctx context.Context, r ociruntime.Runtime, dir string) error{
+		"checkpoint": func(ctx context.Context, r ociruntime.Runtime, dir string) error {
+			return ociruntime.Checkpoint(ctx, r, "id", dir, dir)
+		},
+		"update": func(ctx context.Context, r ociruntime.Runtime, _ string) error {
+			return ociruntime.Update(ctx, r, "id", []byte("{}"))
+		},
+		"state": func(ctx context.Context, r ociruntime.Runtime, _ string) error {
+			_, err := ociruntime.Status(ctx, r, "id")
+			return err
+		},
+		"version": func(ctx context.Context, r ociruntime.Runtime, _ string) error {
+			_, err := ociruntime.Probe(ctx, r.Path)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			pidFile := filepath.Join(dir, "pid")
+			r := ociruntime.Runtime{Path: program(t, "sleep 1000003 & echo $! >"+pidFile+"; wait")}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- give(ctx, r, dir) }()
+			var said string
+			until(t, "its helper runs", func() bool {
+				data, _ := os.ReadFile(pidFile)
+				said = string(data)
+				return strings.HasSuffix(said, "\n")
+			})
+			cancel()
+			if err := <-ended; err == nil {
+				t.Error("it succeeded")
+			}
+			line := filepath.Join("/proc", strings.TrimSpace(said), "cmdline")
+			until(t, "its helper ends with it", func() bool {
+				cmd, _ := os.ReadFile(line)
+				return len(cmd) == 0
+			})
+		})
+	}
+}
+
+func TestCheckpointTellsWhyItIsBrokenOff(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	over := errors.New("time is up")
-	ended := make(chan error, 1)
-	go func() { ended <- ociruntime.Checkpoint(ctx, r, "id", dir, dir) }()
-	var said string
-	until(t, "its helper runs", func() bool {
-		data, _ := os.ReadFile(pidFile)
-		said = string(data)
-		return strings.HasSuffix(said, "\n")
-	})
 	cancel(over)
-	if err := <-ended; !errors.Is(err, over) {
+	dir := t.TempDir()
+	if err := ociruntime.Checkpoint(ctx, ociruntime.Runtime{Path: program(t, "exit 0")}, "id", dir, dir); !errors.Is(err, over) {
 		t.Errorf("%v, want the context's cause", err)
 	}
-	line := filepath.Join("/proc", strings.TrimSpace(said), "cmdline")
-	until(t, "its helper ends with it", func() bool {
-		cmd, _ := os.ReadFile(line)
-		return len(cmd) == 0
-	})
 }
 
 func until(t *testing.T, what string, holds func() bool) {

@@ -179,16 +179,14 @@ func parseVersion(out []byte, fallback string) (name, version string) {
 
 // Update applies resources, an OCI LinuxResources as JSON, to the container id.
 func Update(ctx context.Context, r Runtime, id string, resources []byte) error {
-	cmd := exec.CommandContext(ctx, r.Path, slices.Concat(r.Args, []string{"update", "--resources", "-", id})...)
+	cmd := command(ctx, r.Path, slices.Concat(r.Args, []string{"update", "--resources", "-", id})...)
 	cmd.Stdin = bytes.NewReader(resources)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s update: %w%s", filepath.Base(r.Path), err, said(out))
-	}
-	return nil
+	return give(ctx, cmd, "update")
 }
 
 func output(ctx context.Context, path string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := command(ctx, path, args...)
+	cmd.WaitDelay = answering
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
