@@ -43,8 +43,7 @@ func (e *Engine) Attach(ctx context.Context, key pod.Key, io engine.IO) error {
 		}
 		return fmt.Errorf("attached to container %s: %w", key.Short(), errors.Join(err, detach))
 	}
-	s.finish(ctx)
-	return nil
+	return s.finish(ctx)
 }
 
 // attachInput passes on the client's input and terminal sizes until they or ctx end. The output's

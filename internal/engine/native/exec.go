@@ -51,7 +51,9 @@ func (e *Engine) Exec(ctx context.Context, key pod.Key, req *engine.Exec) (int32
 	if err != nil {
 		return 0, err
 	}
-	s.finish(ctx)
+	if err = s.finish(ctx); err != nil {
+		return 0, err
+	}
 	return exit.Code, nil
 }
 

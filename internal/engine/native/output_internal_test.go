@@ -2,6 +2,7 @@ package native
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"testing"
@@ -84,5 +85,45 @@ func TestOutputOfATerminalIsDeliveredToASlowClient(t *testing.T) {
 	o.copy()
 	if got := o.to.(*late).Len(); got != size {
 		t.Errorf("%d bytes of %d were delivered", got, size)
+	}
+}
+
+// gated takes nothing until its gate is opened.
+type gated struct {
+	gate <-chan struct{}
+	bytes.Buffer
+}
+
+func (g *gated) Write(p []byte) (int, error) {
+	<-g.gate
+	return g.Buffer.Write(p)
+}
+
+// A process that ended in time has all of its output delivered, also where its deadline passes meanwhile.
+func TestDeadlineBehindTheEndDropsNoOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const text = "all that it has written"
+	if _, err = w.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	gate := make(chan struct{})
+	to := &gated{gate: gate}
+	s := &streams{outputs: []*output{{file: r, to: to}}}
+	defer s.close()
+	s.start()
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	<-ctx.Done()
+	opened := time.AfterFunc(moment, func() { close(gate) })
+	defer opened.Stop()
+	if err := s.finish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := to.String(); got != text {
+		t.Errorf("delivered %q, want %q", got, text)
 	}
 }

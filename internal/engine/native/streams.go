@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -87,8 +88,13 @@ func (s *streams) start() {
 	}
 }
 
-// finish returns when the output was delivered that there was when the process ended, or ctx ends.
-func (s *streams) finish(ctx context.Context) {
+// deliverLimit bounds how long the output of a process that ended in time may take behind its deadline: it is there, and
+// only a client that takes nothing can be in its way.
+const deliverLimit = 10 * time.Second
+
+// finish returns when the output was delivered that there was when the process ended, or whoever wanted it has left. What
+// is left deliverLimit after ctx's deadline is ctx's error.
+func (s *streams) finish(ctx context.Context) error {
 	for _, o := range s.outputs {
 		o.end()
 	}
@@ -96,7 +102,17 @@ func (s *streams) finish(ctx context.Context) {
 	go func() { s.wg.Wait(); close(delivered) }()
 	select {
 	case <-delivered:
+		return nil
 	case <-ctx.Done():
+	}
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil
+	}
+	select {
+	case <-delivered:
+		return nil
+	case <-time.After(deliverLimit):
+		return context.Cause(ctx)
 	}
 }
 
