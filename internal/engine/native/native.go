@@ -128,7 +128,7 @@ type Engine struct {
 
 	ids     claims
 	labels  *selabel.Book
-	mapsIDs func() error // why pods can have no user namespaces here; asked once
+	mapsIDs func() error // why pods can have no user namespaces here
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -177,7 +177,7 @@ func New(o Options) (*Engine, error) {
 			return nil, fmt.Errorf("state of the native engine: %w", err)
 		}
 	}
-	e.mapsIDs = sync.OnceValue(e.tryUserNamespace)
+	e.mapsIDs = settled(e.tryUserNamespace)
 	if err := errors.Join(e.readClaims(), e.recoverLabels()); err != nil {
 		return nil, err
 	}

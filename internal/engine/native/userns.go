@@ -126,6 +126,23 @@ func (e *Engine) mapsFor(ctx context.Context, spec *pod.SandboxSpec) error {
 	return nil
 }
 
+// settled asks try until it has an answer that stays: that it can be done, or that this kernel or file system does not. A node
+// that was out of memory, of descriptors or of namespaces may have them again.
+func settled(try func() error) func() error {
+	var mu sync.Mutex
+	var stays bool // guarded by mu
+	var said error // guarded by mu
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !stays {
+			said = try()
+			stays = said == nil || errdefs.IsNotImplemented(said)
+		}
+		return said
+	}
+}
+
 // tryUserNamespace makes a user namespace and maps the layers' ids with it.
 func (e *Engine) tryUserNamespace() error {
 	ids := []pod.IDMapping{{HostID: 1 << 16, Length: 1 << 16}}
