@@ -166,7 +166,7 @@ func (f *follower) run() {
 			return
 		case err != nil:
 			f.l.opts.Log.Debug("following a log of docker's", "container", f.id, "error", err)
-		case ended:
+		case ended && f.position() == before: // dockerd that goes down ends a stream before all of it was told
 			return
 		}
 		if f.position() != before {
@@ -187,7 +187,7 @@ func (f *follower) position() position {
 }
 
 // attempt writes what the container has logged since the position, until dockerd ends the stream; ended
-// says that there will be no more.
+// says that nothing is logged any more, though there may be what the stream did not come to.
 func (f *follower) attempt() (ended bool, err error) {
 	// Asked before: what the container says until its end comes after the answer.
 	c, err := f.l.opts.API.ContainerInspect(f.ctx, f.id, client.ContainerInspectOptions{})
@@ -211,7 +211,8 @@ func (f *follower) attempt() (ended bool, err error) {
 		next = raw
 	}
 	if err := f.copy(bufio.NewReaderSize(stream, 64<<10), next, from); err != nil {
-		if f.ctx.Err() == nil {
+		// What ends in the middle of a message, or of the answer, comes again with the next attempt.
+		if f.ctx.Err() == nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			f.l.opts.Log.Warn("docker broke off a log: if dockerd was restarted, what it had read may be missing, at most 2.1 MB a stream",
 				"container", f.id, "log", f.Path, "error", err)
 		}

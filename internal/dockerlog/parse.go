@@ -29,7 +29,7 @@ const maxMessage = 1 << 20
 func framed(in *bufio.Reader) (message, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(in, head[:]); err != nil {
-		return message{}, cut(err)
+		return message{}, err
 	}
 	size := binary.BigEndian.Uint32(head[4:])
 	m := message{stream: crilog.Stdout}
@@ -44,7 +44,7 @@ func framed(in *bufio.Reader) (message, error) {
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(in, body); err != nil {
-		return message{}, cut(err)
+		return message{}, err
 	}
 	stamp, line, ok := bytes.Cut(body, []byte{' '})
 	if !ok {
@@ -58,7 +58,7 @@ func framed(in *bufio.Reader) (message, error) {
 func raw(in *bufio.Reader) (message, error) {
 	stamp := make([]byte, stampSize+1)
 	if _, err := io.ReadFull(in, stamp); err != nil {
-		return message{}, cut(err)
+		return message{}, err
 	}
 	m := message{stream: crilog.Stdout}
 	var line []byte
@@ -68,7 +68,7 @@ func raw(in *bufio.Reader) (message, error) {
 			if errors.Is(err, io.EOF) && len(line) > 0 {
 				break // the last line has no end
 			}
-			return message{}, cut(err)
+			return message{}, err
 		}
 		if line = append(line, c); c == '\n' {
 			break
@@ -79,14 +79,6 @@ func raw(in *bufio.Reader) (message, error) {
 		line = append(line, '\n')
 	}
 	return m, m.set(stamp[:stampSize], line)
-}
-
-// cut is a stream's end in the middle of a message: it comes again with the next attempt.
-func cut(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return io.EOF
-	}
-	return err
 }
 
 func (m *message) set(stamp, line []byte) error {
