@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -310,4 +311,41 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	b.eventually("process", func() bool { return processRuns("sleep", "1003") })
 	keeper.Abandon(s)
 	b.eventually("end of the process", func() bool { return !processRuns("sleep", "1003") })
+}
+
+// An exec that there is no room to put on record fails, and its process does not go on without anybody.
+func TestExecThatCannotBeRecorded(t *testing.T) {
+	b := newBench(t)
+	path := filepath.Join(b.dir, "full")
+	script := `#!/bin/sh
+/usr/bin/crun "$@" || exit
+for word; do
+	case $word in */process.json) mkdir "${word%process.json}exec.json";; esac # no file takes a directory's place
+done
+`
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := container{script: idle}
+	c.Runtime = keeper.Runtime{Path: path, Args: []string{"--root", b.crun}}
+	b.run("c", c)
+	r, w := pipe(t)
+	_, err := b.Exec(b.context(), &keeper.Exec{Key: "c", Process: ociProcess(false, "sh", "-c", "sleep 1000008"), Stdout: w})
+	if err == nil || !strings.Contains(err.Error(), "record exec") {
+		t.Errorf("exec: %v", err)
+	}
+	_ = w.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, r) // to the end of the last who has the other one
+	}()
+	b.eventually("end of the exec that failed", func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
 }

@@ -76,6 +76,7 @@ func (w *Worker) exec(req wire.ExecRequest, files []*os.File) (x *session, maste
 	w.execs[x.ID] = x
 	w.mu.Unlock()
 	if master, err = x.run(c, req, files); err != nil {
+		x.undo()
 		x.forget()
 		return nil, -1, fmt.Errorf("exec in container %s: %w", req.Key, runtimeGone(err))
 	}
@@ -131,6 +132,27 @@ func (x *session) run(c *container, req wire.ExecRequest, files []*os.File) (mas
 		_ = unix.Close(master)
 	}
 	return master, err
+}
+
+// undo ends the process of an exec that failed when it ran already: one that there is no room to put on record.
+func (x *session) undo() {
+	if pid, ok := begun(x.dir); ok && x.Pid == 0 {
+		x.Pid, x.Began = pid, startTime(pid)
+	}
+	if err := x.kill(); err != nil {
+		log.Print(err)
+	}
+}
+
+// begun is the process that an OCI runtime has begun for the exec in dir, as far as it has come to note it.
+func begun(dir string) (pid int, ok bool) {
+	path := filepath.Join(dir, "pid")
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	pid, err = readPid(path)
+	return pid, err == nil && beganBefore(pid, info.ModTime())
 }
 
 // claim puts the exec on record and has the holder tell how it ends.

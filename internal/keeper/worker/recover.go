@@ -162,11 +162,8 @@ func (w *Worker) recoverExecs() error {
 // abortExec ends an exec that had begun and was not on record when its worker died.
 func (w *Worker) abortExec(dir string) error {
 	killOrphans("exec", filepath.Join(dir, "process.json"))
-	path := filepath.Join(dir, "pid")
-	if info, err := os.Stat(path); err == nil {
-		if pid, err := readPid(path); err == nil && beganBefore(pid, info.ModTime()) {
-			endOf(pid, unix.SIGKILL)
-		}
+	if pid, ok := begun(dir); ok {
+		endOf(pid, unix.SIGKILL)
 	}
 	return removeDir(dir)
 }
