@@ -247,10 +247,26 @@ func (s *Store) copyImplicit(upper string, layers []layerRecord, dirs []string) 
 // View shows the root file system of an image to use, which must not change it.
 func (s *Store) View(ctx context.Context, imageID string, use func(dir string) error) (err error) {
 	key := "view-" + rand.Text()
+	defer s.beginView(key)()
 	root, err := s.Prepare(ctx, Mount{Key: key, Image: imageID, Volume: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Release(context.WithoutCancel(ctx), key)) }()
 	return use(root)
+}
+
+// beginView keeps a key that is no container's from those who look for what no container has any more, until done is called.
+func (s *Store) beginView(key string) (done func()) {
+	set := func(on bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if on {
+			s.views[key] = true
+		} else {
+			delete(s.views, key)
+		}
+	}
+	set(true)
+	return func() { set(false) }
 }

@@ -125,6 +125,10 @@ func TestViewOfAnImage(t *testing.T) {
 		if got := read(t, filepath.Join(dir, "a")); got != "content" {
 			t.Errorf("the file says %q", got)
 		}
+		// Whoever removes what no container has leaves it alone.
+		if keys, err := s.Prepared(t.Context()); err != nil || len(keys) > 0 {
+			t.Errorf("prepared are %v, %v", keys, err)
+		}
 		return nil
 	})
 	if err != nil {

@@ -219,14 +219,14 @@ func (s *Store) forget(key string) error {
 	return s.collect()
 }
 
-// Prepared returns the keys of which anything is there, mounted or not.
+// Prepared returns the keys of which anything is there, mounted or not. A View that is under way is nobody's to release.
 func (s *Store) Prepared(context.Context) ([]string, error) {
 	entries, err := os.ReadDir(s.dir(containersDir))
 	if err != nil {
 		return nil, fmt.Errorf("prepared root file systems: %w", err)
 	}
 	s.mu.Lock()
-	keys := maps.Clone(s.containers)
+	keys, views := maps.Clone(s.containers), maps.Clone(s.views)
 	s.mu.Unlock()
 	names := slices.Collect(maps.Keys(keys))
 	for _, e := range entries {
@@ -234,6 +234,7 @@ func (s *Store) Prepared(context.Context) ([]string, error) {
 			names = append(names, e.Name())
 		}
 	}
+	names = slices.DeleteFunc(names, func(key string) bool { return views[key] })
 	slices.Sort(names)
 	return names, nil
 }

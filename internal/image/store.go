@@ -104,6 +104,7 @@ type Store struct {
 	damaged    map[string]bool
 	holds      map[string]int       // guarded by mu; layers that running pulls need, by name
 	containers map[string]*rootInfo // guarded by mu; by key
+	views      map[string]bool      // guarded by mu; keys of containers that are Views under way
 }
 
 // Open opens the store at o.Root, making it if it is not there, and removes what a crash left half made.
@@ -124,6 +125,7 @@ func Open(o Options) (*Store, error) {
 		damaged:    make(map[string]bool),
 		holds:      make(map[string]int),
 		containers: make(map[string]*rootInfo),
+		views:      make(map[string]bool),
 	}
 	s.writable = newWalks(o.UsageAge, s.measureWritable)
 	if s.platform, err = matcher(o.Platform); err != nil {
