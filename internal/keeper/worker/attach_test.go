@@ -14,6 +14,13 @@ import (
 // attached is a worker with a holder's link, and a container of it.
 func attached(t *testing.T, s saved) (w *Worker, c *container) {
 	t.Helper()
+	w, c, _ = linked(t, s)
+	return w, c
+}
+
+// linked is attached with the holder's end of the link.
+func linked(t *testing.T, s saved) (w *Worker, c *container, holder *wire.Conn) {
+	t.Helper()
 	ours, theirs, err := wire.Pair()
 	if err != nil {
 		t.Fatal(err)
@@ -22,7 +29,10 @@ func attached(t *testing.T, s saved) (w *Worker, c *container) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = link.Close(); _ = unix.Close(theirs) })
+	if holder, err = wire.NewConn(theirs); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = link.Close(); _ = holder.Close() })
 	w = &Worker{opt: Options{StateDir: t.TempDir()}, containers: map[string]*container{}}
 	w.holder.Store(link)
 	c = w.newContainer(s)
@@ -30,7 +40,7 @@ func attached(t *testing.T, s saved) (w *Worker, c *container) {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return w, c
+	return w, c, holder
 }
 
 // Between the moment at which a restored process is known and that at which its streams are, nobody is told that he sees them.

@@ -170,29 +170,27 @@ func (w *Worker) abortExec(dir string) error {
 
 // handOverLogs gives a new holder what belongs to the log driver. The caller holds w.mu.
 func (w *Worker) handOverLogs() error {
+	var errs []error
 	for _, s := range w.sinks {
 		s.mu.Lock()
 		held := maps.Clone(s.held)
 		s.mu.Unlock()
-		if len(held) == 0 {
-			continue
-		}
-		if err := s.keep(held); err != nil {
-			return err
+		for name, fd := range held {
+			errs = append(errs, s.keep(map[string]int{name: fd}))
 		}
 	}
 	w.serving.Lock()
 	defer w.serving.Unlock()
 	if w.plugin.file == nil {
-		return nil
+		return errors.Join(errs...)
 	}
 	rc, err := w.plugin.file.SyscallConn()
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	var told error
 	err = rc.Control(func(fd uintptr) { told = w.tell(wire.OpHold, wire.Names{Names: []string{pluginSocket}}, int(fd)) })
-	return errors.Join(err, told)
+	return errors.Join(append(errs, err, told)...)
 }
 
 // errUnread says that a record is there and could not be read. Its container is none that is gone: a worker
@@ -245,33 +243,30 @@ func (w *Worker) handOver(listener int) error {
 	}
 	w.mu.Lock() // for good: nothing begins any more
 	w.holder.Store(link)
-	if err := w.tell(wire.OpHold, wire.Names{Names: []string{wire.SocketName}}, listener); err != nil {
-		return err
-	}
-	if err := w.handOverLogs(); err != nil {
-		return err
-	}
+	return w.handOverAll(listener)
+}
+
+// handOverAll gives a new holder everything: what cannot be given of one container costs the others nothing. The caller
+// holds w.mu.
+func (w *Worker) handOverAll(listener int) error {
+	errs := []error{w.tell(wire.OpHold, wire.Names{Names: []string{wire.SocketName}}, listener), w.handOverLogs()}
 	for _, c := range w.containers {
 		c.mu.Lock()
 		held, runs := maps.Clone(c.held), c.Pid > 0 && c.exit == nil
 		c.mu.Unlock()
-		if len(held) > 0 {
-			if err := c.keep(held); err != nil {
-				return err
+		for name := range held {
+			if fd, ok := c.file(name); ok { // a log may be opened anew meanwhile
+				errs = append(errs, c.keep(map[string]int{name: fd}))
 			}
 		}
 		if runs {
-			if err := c.claim(); err != nil {
-				return err
-			}
+			errs = append(errs, c.claim())
 		}
 	}
 	for _, x := range w.execs {
 		if x.Pid > 0 {
-			if err := x.claim(); err != nil {
-				return err
-			}
+			errs = append(errs, x.claim())
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
