@@ -19,8 +19,19 @@ func TestLayerIsNotMadeTwiceByAttemptsOneAfterTheOther(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	o := origin{DiffID: digest.Digest("sha256:" + strings.Repeat("ab", 32))}
+	for name, unless := range map[string]func(string, maker) maker{"a layer": s.unlessHere, "a variant of one": s.unlessSound} {
+		t.Run(name, func(t *testing.T) { checkMadeOnce(t, s, o, unless) })
+	}
+}
+
+func checkMadeOnce(t *testing.T, s *Store, o origin, unless func(string, maker) maker) {
+	t.Helper()
+	s.mu.Lock()
+	clear(s.layers)
+	clear(s.damaged)
+	s.mu.Unlock()
 	made := 0
-	attempt := s.unlessHere(o.name(), func(context.Context, func(pod.LayerProgress)) (*layer, error) {
+	attempt := unless(o.name(), func(context.Context, func(pod.LayerProgress)) (*layer, error) {
 		made++
 		l := layerRecord{Name: o.name(), origin: o}.layer()
 		s.mu.Lock()

@@ -230,15 +230,22 @@ func (s *Store) sound(name string) *layer {
 
 // unlessHere waits for its turn and runs create, unless the attempt before has made the layer since it was looked for.
 func (s *Store) unlessHere(name string, create maker) maker {
-	return func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
-		if l := s.sound(name); l != nil {
-			return l, nil
-		}
+	return s.unlessSound(name, func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		}
+		return create(ctx, notify)
+	})
+}
+
+// unlessSound is unlessHere for what waits for no turn.
+func (s *Store) unlessSound(name string, create maker) maker {
+	return func(ctx context.Context, notify func(pod.LayerProgress)) (*layer, error) {
+		if l := s.sound(name); l != nil {
+			return l, nil
 		}
 		return create(ctx, notify)
 	}

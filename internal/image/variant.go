@@ -164,12 +164,12 @@ func (s *Store) variant(ctx context.Context, l *layer, changes map[string]attrib
 	name := variantName(l, changes)
 	s.hold([]string{name})
 	*held = append(*held, name)
-	if v := s.layer(name); v != nil && !s.isDamaged(name) {
+	if v := s.sound(name); v != nil {
 		return v, nil
 	}
-	v, _, err := s.fetches.do(ctx, name, nil, func(ctx context.Context, _ func(pod.LayerProgress)) (*layer, error) {
+	v, _, err := s.fetches.do(ctx, name, nil, s.unlessSound(name, func(ctx context.Context, _ func(pod.LayerProgress)) (*layer, error) {
 		return s.makeVariant(ctx, l, name, changes)
-	})
+	}))
 	return v, err
 }
 
