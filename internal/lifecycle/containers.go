@@ -297,18 +297,19 @@ func (m *Manager) Container(_ context.Context, id string) (*pod.Container, error
 	if err != nil {
 		return nil, err
 	}
-	if !c.visible() {
+	is := c.seen()
+	if is == nil {
 		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
 	}
-	return c.now.Load(), nil
+	return is, nil
 }
 
 // Containers returns every container as it is now, oldest first.
 func (m *Manager) Containers(context.Context) []*pod.Container {
 	var all []*pod.Container
 	for _, c := range m.index.allContainers() {
-		if c.visible() {
-			all = append(all, c.now.Load())
+		if is := c.seen(); is != nil {
+			all = append(all, is)
 		}
 	}
 	return all

@@ -148,9 +148,13 @@ func (p *podEntry) stopping() {
 	p.end(fmt.Errorf("pod %s is being stopped: %w", p.key.Short(), errdefs.ErrFailedPrecondition))
 }
 
-func (p *podEntry) visible() bool {
-	s := p.now.Load().State
-	return s == pod.SandboxReady || s == pod.SandboxNotReady
+// seen is the sandbox as it is now, nil where clients do not know of it yet or any more. What is shown is one look:
+// between two it may have begun to be removed.
+func (p *podEntry) seen() *pod.Sandbox {
+	if sb := p.now.Load(); sb.State == pod.SandboxReady || sb.State == pod.SandboxNotReady {
+		return sb
+	}
+	return nil
 }
 
 func (p *podEntry) id() string { return p.now.Load().ID }
@@ -191,12 +195,15 @@ func (c *containerEntry) begin(step string) {
 
 func (c *containerEntry) hasExited() { c.once.Do(func() { close(c.exited) }) }
 
-func (c *containerEntry) visible() bool {
-	switch c.now.Load().State {
+// seen is the container as it is now, nil where clients do not know of it yet or any more. What is shown is one look:
+// between two it may have begun to be removed.
+func (c *containerEntry) seen() *pod.Container {
+	is := c.now.Load()
+	switch is.State {
 	case pod.ContainerCreated, pod.ContainerRunning, pod.ContainerExited:
-		return true
+		return is
 	}
-	return false
+	return nil
 }
 
 func (c *containerEntry) id() string { return c.now.Load().ID }

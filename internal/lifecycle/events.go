@@ -62,8 +62,8 @@ func (m *Manager) tell(kind event.Kind, id string, p *podEntry) {
 	m.events.Publish(func() event.Event {
 		ev := event.Event{Kind: kind, ID: id, Sandbox: p.now.Load()}
 		for _, c := range m.index.containersOf(p.key) {
-			if c.visible() {
-				ev.Containers = append(ev.Containers, c.now.Load())
+			if is := c.seen(); is != nil {
+				ev.Containers = append(ev.Containers, is)
 			}
 		}
 		return ev

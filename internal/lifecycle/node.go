@@ -47,13 +47,13 @@ func (m *Manager) Status(ctx context.Context) (*pod.NodeStatus, error) {
 func (m *Manager) sayWhatHangs(verbose map[string]string) {
 	for _, p := range m.index.allPods() {
 		sb := p.now.Load()
-		if text := p.said(string(sb.State), sb.Step, p.visible()); text != "" {
+		if text := p.said(string(sb.State), sb.Step, p.seen() != nil); text != "" {
 			verbose["pod."+p.key.Short()] = sb.Spec.Metadata.Namespace + "/" + sb.Spec.Metadata.Name + ": " + text
 		}
 	}
 	for _, c := range m.index.allContainers() {
 		is := c.now.Load()
-		if text := c.said(string(is.State), is.Step, c.visible()); text != "" {
+		if text := c.said(string(is.State), is.Step, c.seen() != nil); text != "" {
 			verbose["container."+c.key.Short()] = is.Spec.Name + ": " + text
 		}
 	}

@@ -151,7 +151,7 @@ func (m *Manager) reconcile(ctx context.Context, name string) (work []<-chan str
 	}
 	var containers []*containerEntry
 	for _, c := range m.index.allContainers() {
-		if c.pod.now.Load().Engine == name && c.visible() {
+		if c.pod.now.Load().Engine == name && c.seen() != nil {
 			containers = append(containers, c)
 		}
 	}

@@ -217,18 +217,19 @@ func (m *Manager) Pod(_ context.Context, id string) (*pod.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !p.visible() {
+	sb := p.seen()
+	if sb == nil {
 		return nil, fmt.Errorf("pod sandbox %s: %w", id, errdefs.ErrNotFound)
 	}
-	return p.now.Load(), nil
+	return sb, nil
 }
 
 // Pods returns every sandbox as it is now, oldest first.
 func (m *Manager) Pods(context.Context) []*pod.Sandbox {
 	var all []*pod.Sandbox
 	for _, p := range m.index.allPods() {
-		if p.visible() {
-			all = append(all, p.now.Load())
+		if sb := p.seen(); sb != nil {
+			all = append(all, sb)
 		}
 	}
 	return all

@@ -106,11 +106,12 @@ func (m *Manager) runningContainer(id string) (*containerEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !c.visible() {
+	is := c.seen()
+	if is == nil {
 		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
 	}
-	if s := c.now.Load().State; s != pod.ContainerRunning {
-		return nil, fmt.Errorf("container %s is %s, not running: %w", id, s, errdefs.ErrFailedPrecondition)
+	if is.State != pod.ContainerRunning {
+		return nil, fmt.Errorf("container %s is %s, not running: %w", id, is.State, errdefs.ErrFailedPrecondition)
 	}
 	return c, nil
 }
